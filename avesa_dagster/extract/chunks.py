@@ -1,0 +1,259 @@
+"""Fetching one chunk: proven segments become raw objects, then the ledger says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from avesa_dagster.catalog.grain import Partition
+from avesa_dagster.catalog.models import SweepGuard
+from avesa_dagster.control.base import Chunk, Ledger
+from avesa_dagster.errors import AvesaError, DataError, MassDeletionSuspected, StoreError
+from avesa_dagster.extract import raw
+from avesa_dagster.extract.held import Held
+from avesa_dagster.extract.proof import Segment, segments
+from avesa_dagster.lake.objects import Objects
+from avesa_dagster.sources.base import Clock, Rejected, Source, Span, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What fetching a chunk needs besides the chunk and the source.
+
+    Attributes:
+        partitions: The requested ones; a full pull spreads over them.
+        first: Start of the table's first partition: what is older belongs there too.
+        last: End of the table's last partition: what is newer belongs there too.
+        open_held: Opens what the lake holds of the table; for full pulls and sweeps.
+        sweeping: Whether a full pull also looks for deletions.
+    """
+
+    objects: Objects
+    ledger: Ledger
+    clock: Clock
+    run_id: str
+    partitions: tuple[Partition, ...]
+    first: datetime
+    last: datetime
+    guard: SweepGuard
+    open_held: Callable[[], Held]
+    sweeping: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a search for deletions found: closed records, and hidden ones (still there)."""
+
+    deleted: int = 0
+    hidden: int = 0
+
+
+def fetch(chunk: Chunk, source: Source, shop: Workshop) -> tuple[Chunk, Swept]:
+    """Fetches one chunk from where the ledger says, and completes it.
+
+    Raises:
+        AvesaError: With tenant, service, table and window. The ledger holds the failure, and what
+            was stored before stays stored.
+    """
+    before = source.requests
+    chunk = shop.ledger.begin(chunk, now=shop.clock())
+    spent = _Spent(source, before)
+    try:
+        match chunk.kind:
+            case "window":
+                chunk, swept = _fetch_window(chunk, source, shop, spent), Swept()
+            case "full":
+                chunk, swept = _fetch_full(chunk, source, shop, spent)
+            case _:
+                chunk, swept = _sweep(chunk, source, shop, spent)
+    except AvesaError as error:
+        error.at(
+            tenant=chunk.tenant,
+            service=chunk.service,
+            table=chunk.table,
+            window=str(Window(chunk.start, chunk.end)),
+        )
+        if not isinstance(error, StoreError):
+            shop.ledger.fail(chunk, error=str(error), requests=spent.take(), now=shop.clock())
+        raise
+    return chunk, swept
+
+
+@dataclass(slots=True)
+class _Spent:
+    """Counts the requests since the last checkpoint."""
+
+    source: Source
+    mark: int
+
+    def take(self) -> int:
+        count = self.source.requests - self.mark
+        self.mark = self.source.requests
+        return count
+
+
+def _fetch_window(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> Chunk:
+    span = Span(Window(chunk.start, chunk.end), after=chunk.cursor)
+    counted = chunk.rows
+    rejected: list[Rejected] = []
+    for segment in segments(source, chunk.table, span):
+        counted += segment.count
+        rejected += _rejected(segment)
+        rows = raw.observations(segment.pages, chunk, shop.run_id)
+        keys = [raw.write(shop.objects, rows, chunk, chunk.partition)] if rows.num_rows else []
+        if not rejected:  # a retry has to meet the rejected ones again
+            chunk = _checkpoint(chunk, segment, rows.num_rows, keys, shop, spent)
+    _refuse(rejected, chunk, chunk.partition, shop)
+    return shop.ledger.complete(
+        chunk, source_count=counted, requests=spent.take(), now=shop.clock()
+    )
+
+
+def _fetch_full(
+    chunk: Chunk, source: Source, shop: Workshop, spent: _Spent
+) -> tuple[Chunk, Swept]:
+    """Pulls the whole table and stores what differs from what is held.
+
+    Begins anew after a crash: what was stored is held by then, and is not stored again.
+    """
+    chunk = shop.ledger.restart(chunk, now=shop.clock())
+    newest = source.newest_id(chunk.table)
+    held = shop.open_held()
+    counted = 0
+    rejected: list[Rejected] = []
+    try:
+        for segment in segments(source, chunk.table, Span(upto=newest)) if newest else ():
+            counted += segment.count
+            pages, ahead = raw.future_records(segment.pages, shop.clock())
+            rejected += [*_rejected(segment), *ahead]
+            rows = raw.observations(pages, chunk, shop.run_id)
+            unstamped = {r.record_id for p in pages for r in p.records if r.updated_at is None}
+            if shop.sweeping:
+                held.note_listed(rows.column("record_id").to_pylist())
+            rows = held.new(rows, unstamped)
+            keys, stored = [], 0
+            for partition, part in _spread(rows, shop):
+                keys.append(raw.write(shop.objects, part, chunk, partition.key))
+                stored += part.num_rows
+            chunk = _checkpoint(chunk, segment, stored, keys, shop, spent)
+        _refuse(rejected, chunk, shop.partitions[-1].key, shop)
+        swept = _close_missing(chunk, source, held, shop) if shop.sweeping else Swept()
+    finally:
+        held.close()
+    chunk = shop.ledger.complete(
+        chunk, source_count=counted, requests=spent.take(), now=shop.clock()
+    )
+    return chunk, swept
+
+
+def _sweep(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> tuple[Chunk, Swept]:
+    """Lists every id of the table and closes the records that are gone."""
+    chunk = shop.ledger.restart(chunk, now=shop.clock())
+    held = shop.open_held()
+    counted = 0
+    try:
+        newest = source.newest_id(chunk.table)
+        span = Span(upto=newest)
+        for segment in segments(source, chunk.table, span, ids_only=True) if newest else ():
+            counted += segment.count
+            if rejected := _rejected(segment):
+                raise DataError(f"a record in a list of ids: {rejected[0].reason}")
+            held.note_listed(r.record_id for page in segment.pages for r in page.records)
+        swept = _close_missing(chunk, source, held, shop)
+    finally:
+        held.close()
+    chunk = shop.ledger.complete(
+        chunk, source_count=counted, requests=spent.take(), now=shop.clock()
+    )
+    return chunk, swept
+
+
+def _close_missing(chunk: Chunk, source: Source, held: Held, shop: Workshop) -> Swept:
+    """Confirms each missing record with the service and stores its deletion."""
+    missing = held.missing()
+    alive = held.alive()
+    limit = max(shop.guard.min_deleted_records, shop.guard.max_deleted_share * alive)
+    if len(missing) > limit:
+        raise MassDeletionSuspected(
+            f"{len(missing)} of {alive} records that are held are not listed any more, which is "
+            f"more than the sweep may close ({int(limit)})",
+            hint="nothing was closed. Look whether the API member lost a permission; if so many "
+            "really were deleted, raise sweep.max_deleted_share in backfill_config.json",
+        )
+    gone = [row for row in missing if not source.exists(chunk.table, row[0])]
+    if gone:
+        now = shop.clock()
+        ids = [record_id for record_id, _ in gone]
+        closed = [max(now, changed + timedelta(microseconds=1)) for _, changed in gone]
+        rows = raw.deletions(ids, closed, now, chunk, shop.run_id)
+        key = raw.write(shop.objects, rows, chunk, shop.partitions[-1].key)
+        shop.ledger.progress(
+            chunk, cursor=ids[-1], rows=0, stored=len(ids), requests=0, objects=[key], now=now
+        )
+    return Swept(len(gone), len(missing) - len(gone))
+
+
+def _checkpoint(
+    chunk: Chunk,
+    segment: Segment,
+    stored: int,
+    keys: Sequence[str],
+    shop: Workshop,
+    spent: _Spent,
+) -> Chunk:
+    """Says in the ledger what is readable now."""
+    if segment.last_id is None:
+        return chunk
+    return shop.ledger.progress(
+        chunk,
+        cursor=segment.last_id,
+        rows=segment.count,
+        stored=stored,
+        requests=spent.take(),
+        objects=keys,
+        now=shop.clock(),
+    )
+
+
+def _spread(rows: pa.Table, shop: Workshop) -> list[tuple[Partition, pa.Table]]:
+    """Each row to the requested partition of its change time; others belong to no requested one."""
+    changed = rows.column("updated_at")
+    parts = []
+    for partition in shop.partitions:
+        start = None if partition.start <= shop.first else partition.start
+        end = None if partition.end >= shop.last else partition.end
+        here: pa.ChunkedArray | None = None
+        if start is not None:
+            here = pc.greater_equal(changed, pa.scalar(start, changed.type))
+        if end is not None:
+            below = pc.less(changed, pa.scalar(end, changed.type))
+            here = below if here is None else pc.and_(here, below)
+        part = rows if here is None else rows.filter(here)
+        if part.num_rows:
+            parts.append((partition, part))
+    return parts
+
+
+def _rejected(segment: Segment) -> list[Rejected]:
+    return [item for page in segment.pages for item in page.rejected]
+
+
+def _refuse(
+    rejected: Sequence[Rejected], chunk: Chunk, partition: str, shop: Workshop
+) -> None:
+    """Keeps what could not be taken, and fails: the chunk is not the whole truth."""
+    if not rejected:
+        return
+    unique = list({(item.reason, item.payload): item for item in rejected}.values())
+    key = raw.write_rejected(shop.objects, unique, chunk, partition, shop.clock())
+    raise DataError(
+        f"{len(unique)} record(s) cannot be taken; the first: {unique[0].reason}",
+        hint=f"every other record of the window is stored, these lie in {key}. Correct them at "
+        "the service and run it again",
+    )
+
+

@@ -1,0 +1,104 @@
+"""What one extraction is asked to do, and what it says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from avesa_dagster.catalog.grain import Partition
+
+
+class Mode(StrEnum):
+    """How much of its partitions an extraction asks for.
+
+    BACKFILL: all of them; master data whole. SYNC: from the watermark less the overlap to the
+    present less the lag. FULL: like SYNC, then master data whole, and the search for deletions.
+    """
+
+    BACKFILL = "backfill"
+    SYNC = "sync"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Fetch these partitions of one table of one tenant's service.
+
+    Attributes:
+        partitions: Contiguous, oldest first.
+        token: Equal for a run and its retries: what they finished is not fetched again.
+        run_id: Written beside each observation.
+    """
+
+    tenant: str
+    service: str
+    table: str
+    partitions: tuple[Partition, ...]
+    mode: Mode
+    token: str
+    run_id: str
+
+    @property
+    def start(self) -> datetime:
+        return self.partitions[0].start
+
+    @property
+    def end(self) -> datetime:
+        return self.partitions[-1].end
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an extraction is, said after each chunk.
+
+    Attributes:
+        window: The chunk that just ended.
+        seconds_left: Estimate by the chunks so far; None before there is one.
+    """
+
+    window: str
+    done: int
+    total: int
+    rows: int
+    requests: int
+    seconds_left: float | None
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What the ledger says of one partition after an extraction.
+
+    Attributes:
+        rows: Records that the service sent for it.
+        stored: Observations written; for master data only what differs from what was held.
+        source_count: What the service counted.
+        requests: Requests spent, repeated ones too.
+        as_of: When the oldest of its chunks began: nothing that changed later is promised.
+    """
+
+    partition: Partition
+    rows: int
+    stored: int
+    source_count: int
+    requests: int
+    objects: tuple[str, ...]
+    windows: tuple[str, ...]
+    as_of: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """The outcome of an extraction: each partition, and the deletions found (FULL only)."""
+
+    partitions: tuple[Fetched, ...]
+    deleted: int
+    hidden: int
+    """Records that the lists lack, but that the service still has: a permission, not a deletion."""
+    requests: int
+    """Requests that this extraction spent, without those of the run that it resumes."""
+    seconds: float

@@ -1,0 +1,344 @@
+"""Running an extraction: plan, fetch in parallel, newest first, and say how it went."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from avesa_dagster.catalog import grain
+from avesa_dagster.catalog.models import Catalog
+from avesa_dagster.control.base import (
+    Chunk,
+    ChunkState,
+    Ledger,
+    Registry,
+    TenantService,
+    Watermarks,
+)
+from avesa_dagster.errors import (
+    AvesaError,
+    ConfigurationError,
+    CredentialsRefused,
+    DataError,
+    Stopped,
+    StoreError,
+    Where,
+)
+from avesa_dagster.extract import planner
+from avesa_dagster.extract.chunks import Swept, Workshop, fetch
+from avesa_dagster.extract.held import Held
+from avesa_dagster.extract.request import Extracted, Fetched, Mode, Progress, Report, Request
+from avesa_dagster.lake.objects import Objects
+from avesa_dagster.sources.base import Cancelled, Clock, Source, Window
+
+OpenSource = Callable[[TenantService, bool, Cancelled], Callable[[], Source]]
+"""(connection, live, cancelled) -> opens a source for one thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extractor:
+    """Everything an extraction works with; see `Installation` for how it is put together."""
+
+    catalog: Catalog
+    registry: Registry
+    watermarks: Watermarks
+    ledger: Ledger
+    objects: Objects
+    open_source: OpenSource
+    clock: Clock
+
+    def sync_start(self, connection: TenantService, table: str, now: datetime) -> datetime:
+        """Where the next sync of a table begins: the watermark less the overlap.
+
+        Without a watermark: the start of the open partition; older ones are a backfill's.
+        """
+        service = self.catalog.services[connection.service]
+        mark = self.watermarks.get(connection.tenant, connection.service, table)
+        if mark is None:
+            settings = self.catalog.settings(connection.tenant, connection.service)
+            return max(connection.history_start, grain.floor(settings.partitions, now))
+        start = mark.upper - timedelta(seconds=service.overlap_seconds)
+        return max(connection.history_start, start)
+
+    def extract(self, request: Request, report: Report, cancelled: Cancelled) -> Extracted:
+        """Fetches what the request asks for and is not finished under its token.
+
+        A chunk that fails does not keep the others from being fetched.
+
+        Args:
+            report: Called after each chunk, from the calling thread.
+            cancelled: Asked before each request.
+
+        Raises:
+            ConfigurationError: Unknown or disconnected tenant, service or table.
+            CredentialsRefused: At once; the chunks under way end.
+            AvesaError: After the other chunks: names the windows that failed; what was fetched
+                is stored, and a retry fetches just the rest.
+        """
+        began = time.monotonic()
+        connection = self._connection(request)
+        stop = threading.Event()
+
+        def stopping() -> bool:
+            return stop.is_set() or cancelled()
+
+        open_source = self.open_source(connection, request.mode is not Mode.BACKFILL, stopping)
+        source = open_source()
+        try:
+            chunks = self._plan(request, connection, source)
+        except AvesaError as error:
+            raise error.at(
+                tenant=request.tenant, service=request.service, table=request.table
+            ) from None
+        finally:
+            spent = source.requests
+            source.close()
+        todo = [chunk for chunk in chunks if chunk.state is not ChunkState.COMPLETED]
+        runs = _Runs(todo, open_source, self._workshop(request, connection), stop, report)
+        settings = self.catalog.settings(request.tenant, request.service)
+        try:
+            swept = runs.all(settings.parallel_chunks)
+        finally:
+            stop.set()
+        if runs.failures:
+            raise _together(runs.failures, len(chunks))
+        self._advance(request, chunks)
+        return Extracted(
+            partitions=self._per_partition(request),
+            deleted=swept.deleted,
+            hidden=swept.hidden,
+            requests=spent + runs.requests,
+            seconds=time.monotonic() - began,
+        )
+
+    def _connection(self, request: Request) -> TenantService:
+        where = Where(request.tenant, request.service, request.table)
+        connection = self.registry.get(request.tenant, request.service)
+        if connection is None:
+            raise ConfigurationError(
+                "this tenant has not connected this service",
+                where=where,
+                hint="avesa tenants lists what is connected",
+            )
+        if not connection.enabled:
+            raise ConfigurationError(
+                "this tenant service is disconnected",
+                where=where,
+                hint="connect it again to fetch; what was fetched stays queryable",
+            )
+        if request.table not in self.catalog.services[request.service].tables:
+            raise ConfigurationError("there is no such table", where=where)
+        return connection
+
+    def _plan(self, request: Request, connection: TenantService, source: Source) -> list[Chunk]:
+        """The chunks under the request's token; those of an earlier attempt stay as they were."""
+        held = self.ledger.rows(
+            request.token, request.tenant, request.service, request.table
+        )
+        planned = [chunk for chunk in held if _asked_for(chunk, request)]
+        if planned:
+            return planned
+        service = self.catalog.services[request.service]
+        settings = self.catalog.settings(request.tenant, request.service)
+        now = source.now()
+        upper = (now - timedelta(seconds=service.lag_seconds)).replace(microsecond=0)
+        master = service.tables[request.table].master_data
+        sync_from = None
+        if request.mode is not Mode.BACKFILL:
+            sync_from = self.sync_start(connection, request.table, now)
+        chunks = planner.plan(
+            request,
+            upper=upper,
+            sync_from=sync_from,
+            chunk_days=settings.chunk_size_days,
+            whole=master and request.mode is not Mode.SYNC,
+        )
+        return self.ledger.plan(chunks, now=self.clock()) if chunks else []
+
+    def _workshop(self, request: Request, connection: TenantService) -> Workshop:
+        settings = self.catalog.settings(request.tenant, request.service)
+        first = grain.floor(settings.partitions, connection.history_start)
+        open_start = grain.floor(settings.partitions, self.clock())
+        return Workshop(
+            objects=self.objects,
+            ledger=self.ledger,
+            clock=self.clock,
+            run_id=request.run_id,
+            partitions=request.partitions,
+            first=first,
+            last=grain.following(settings.partitions, open_start),
+            guard=self.catalog.backfill.sweep,
+            open_held=lambda: Held(
+                self.objects, request.tenant, request.service, request.table
+            ),
+            sweeping=request.mode is Mode.FULL,
+        )
+
+    def _advance(self, request: Request, chunks: Sequence[Chunk]) -> None:
+        """Moves the watermark if these windows reach the present: the frontier of the lag."""
+        reached = [chunk for chunk in chunks if chunk.kind != "sweep"]
+        if not reached:
+            return
+        upper = max(chunk.end for chunk in reached)
+        if upper >= request.end and request.end <= self.clock():
+            existing = self.watermarks.get(request.tenant, request.service, request.table)
+            if existing is None:
+                return
+        self.watermarks.advance(
+            request.tenant,
+            request.service,
+            request.table,
+            lower=min(chunk.start for chunk in reached),
+            upper=upper,
+            now=self.clock(),
+        )
+
+    def _per_partition(self, request: Request) -> tuple[Fetched, ...]:
+        rows = [
+            chunk
+            for chunk in self.ledger.rows(
+                request.token, request.tenant, request.service, request.table
+            )
+            if _asked_for(chunk, request)
+        ]
+        by_partition: defaultdict[str, list[Chunk]] = defaultdict(list)
+        for chunk in rows:
+            by_partition[chunk.partition].append(chunk)
+        whole = by_partition.get(planner.WHOLE, [])
+        fetched = []
+        for partition in request.partitions:
+            own = by_partition.get(partition.key, [])
+            marker = f"/dt={partition.key}/"
+            objects = [key for chunk in (*own, *whole) for key in chunk.objects if marker in key]
+            moments = [chunk.as_of for chunk in (*own, *whole) if chunk.as_of]
+            fetched.append(
+                Fetched(
+                    partition=partition,
+                    rows=sum(chunk.rows for chunk in own),
+                    stored=sum(chunk.stored for chunk in own),
+                    source_count=sum(chunk.source_count or 0 for chunk in own),
+                    requests=sum(chunk.requests for chunk in own),
+                    objects=tuple(objects),
+                    windows=tuple(str(Window(c.start, c.end)) for c in (*own, *whole)),
+                    as_of=min(moments, default=None),
+                )
+            )
+        return tuple(fetched)
+
+
+def _asked_for(chunk: Chunk, request: Request) -> bool:
+    return chunk.start < request.end and chunk.end > request.start
+
+
+class _Runs:
+    """Chunks on threads; each thread has a source of its own."""
+
+    def __init__(
+        self,
+        chunks: Sequence[Chunk],
+        open_source: Callable[[], Source],
+        shop: Workshop,
+        stop: threading.Event,
+        report: Report,
+    ) -> None:
+        self.failures: list[AvesaError] = []
+        self.requests = 0
+        self._chunks = chunks
+        self._open_source = open_source
+        self._shop = shop
+        self._stop = stop
+        self._report = report
+        self._own = threading.local()
+        self._sources: list[Source] = []
+        self._lock = threading.Lock()
+
+    def all(self, threads: int) -> Swept:
+        """Fetches every chunk; sweeps last, when the windows are stored."""
+        swept = Swept()
+        windows = [chunk for chunk in self._chunks if chunk.kind != "sweep"]
+        sweeps = [chunk for chunk in self._chunks if chunk.kind == "sweep"]
+        self._began = time.monotonic()
+        self._done = self._rows = 0
+        pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="chunk")
+        try:
+            for group in (windows, sweeps):
+                for found in self._group(pool, group):
+                    swept = Swept(swept.deleted + found.deleted, swept.hidden + found.hidden)
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            self.requests = sum(source.requests for source in self._sources)
+            for source in self._sources:
+                source.close()
+        return swept
+
+    def _group(self, pool: ThreadPoolExecutor, chunks: Sequence[Chunk]) -> list[Swept]:
+        swept = []
+        waiting: set[Future[tuple[Chunk, Swept]]] = set()
+        queue = list(reversed(chunks))
+        threads = pool._max_workers  # noqa: SLF001
+        while queue or waiting:
+            while queue and len(waiting) < threads and not self._stop.is_set():
+                waiting.add(pool.submit(self._one, queue.pop()))
+            if not waiting:
+                break
+            ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in ended:
+                try:
+                    chunk, found = future.result()
+                except Stopped:
+                    if not self.failures:
+                        raise
+                except AvesaError as error:
+                    self.failures.append(error)
+                    if isinstance(error, CredentialsRefused | StoreError):
+                        self._stop.set()
+                else:
+                    swept.append(found)
+                    self._say(chunk)
+        return swept
+
+    def _one(self, chunk: Chunk) -> tuple[Chunk, Swept]:
+        if not hasattr(self._own, "source"):
+            self._own.source = self._open_source()
+            with self._lock:
+                self._sources.append(self._own.source)
+        return fetch(chunk, self._own.source, self._shop)
+
+    def _say(self, chunk: Chunk) -> None:
+        self._done += 1
+        self._rows += chunk.rows
+        total = len(self._chunks)
+        elapsed = time.monotonic() - self._began
+        self._report(
+            Progress(
+                window=str(Window(chunk.start, chunk.end)),
+                done=self._done,
+                total=total,
+                rows=self._rows,
+                requests=sum(source.requests for source in self._sources),
+                seconds_left=elapsed / self._done * (total - self._done),
+            )
+        )
+
+
+def _together(failures: Sequence[AvesaError], total: int) -> AvesaError:
+    """The first failure, or one error that names every window that failed."""
+    first = failures[0]
+    if len(failures) == 1 or isinstance(first, CredentialsRefused | StoreError):
+        return first
+    windows = ", ".join(str(error.where.window) for error in failures)
+    where = Where(first.where.tenant, first.where.service, first.where.table)
+    kind = DataError if isinstance(first, DataError) else type(first)
+    return kind(
+        f"{len(failures)} of {total} windows failed: {windows}; the first: {first.what}",
+        where=where,
+        hint="the other windows are stored; a retry fetches just these",
+    )

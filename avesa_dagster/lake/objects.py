@@ -1,0 +1,184 @@
+"""Objects: written whole or not at all.
+
+A key names bytes. A reader sees all of an object's bytes or no object; nothing half-written is
+ever listed. `LocalObjects` keeps them as files; S3 joins behind the same protocol.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from avesa_dagster.errors import StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """A listed object. `tag` changes whenever the object is replaced."""
+
+    key: str
+    size: int
+    tag: str
+
+
+class Conflict(StoreError):
+    """A conditional write found another state than it expected; nothing was written."""
+
+
+class Objects(Protocol):
+    def create(self, key: str) -> AbstractContextManager[Path]:
+        """Yields a path to write the object's bytes to; publishes them when the block ends.
+
+        An exception in the block leaves nothing behind. An object of that key is replaced.
+        """
+        ...
+
+    def put(self, key: str, data: bytes) -> ObjectInfo: ...
+
+    def put_if(self, key: str, data: bytes, *, tag: str | None) -> ObjectInfo:
+        """Writes only if the object's tag is `tag` (None: only if there is no object).
+
+        Raises:
+            Conflict: Somebody else wrote first.
+        """
+        ...
+
+    def get(self, key: str) -> bytes:
+        """Raises KeyError if there is no such object."""
+        ...
+
+    def stat(self, key: str) -> ObjectInfo | None: ...
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """All objects whose key begins with `prefix` (a folder: ends with `/`), by key."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Removes an object; none there is no error."""
+        ...
+
+    def location(self, key: str) -> str:
+        """A path or URL that pyarrow and DuckDB can read."""
+        ...
+
+
+class LocalObjects:
+    """Objects as files below a folder.
+
+    Args:
+        root: The folder; made when the first object is written.
+    """
+
+    _STAGING = ".staging"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def location(self, key: str) -> str:
+        return str(self._path(key))
+
+    @contextmanager
+    def create(self, key: str) -> Iterator[Path]:
+        target = self._path(key)
+        staged = self.root / self._STAGING / uuid.uuid4().hex
+        with self._explained(key):
+            staged.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._explained(key):
+                yield staged
+                _sync(staged)
+                os.replace(staged, target)
+                _sync(target.parent)
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def put(self, key: str, data: bytes) -> ObjectInfo:
+        with self.create(key) as path:
+            path.write_bytes(data)
+        info = self.stat(key)
+        if info is None:
+            raise StoreError(f"{key}: was written and is gone", hint="is something cleaning up?")
+        return info
+
+    def put_if(self, key: str, data: bytes, *, tag: str | None) -> ObjectInfo:
+        with self._explained(key):
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = (self.root / f"{self._STAGING}.lock").open("a")
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            held = self.stat(key)
+            if (held.tag if held else None) != tag:
+                raise Conflict(f"{key}: somebody else wrote it first", hint="read it and retry")
+            return self.put(key, data)
+
+    def get(self, key: str) -> bytes:
+        try:
+            with self._explained(key):
+                return self._path(key).read_bytes()
+        except FileNotFoundError:
+            raise KeyError(key) from None
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        try:
+            status = self._path(key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return ObjectInfo(key, status.st_size, _tag(status))
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        found = []
+        folder = self._path(prefix)
+        for parent, _, files in os.walk(folder):
+            for name in files:
+                path = Path(parent, name)
+                try:
+                    status = path.stat()
+                except FileNotFoundError:
+                    continue
+                key = path.relative_to(self.root).as_posix()
+                found.append(ObjectInfo(key, status.st_size, _tag(status)))
+        return sorted(found, key=lambda info: info.key)
+
+    def delete(self, key: str) -> None:
+        with self._explained(key):
+            self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        if any(part in ("", ".", "..") for part in key.rstrip("/").split("/")):
+            raise StoreError(f"{key!r} is no key of an object")
+        return self.root / key
+
+    @contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            hint = "check the folder's owner and permissions, and that the disk is well"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                hint = "free some space and run it again; what was stored before is whole"
+            raise StoreError(
+                f"{self.root}: {key} cannot be read or written: {error.strerror or error}",
+                hint=hint,
+            ) from error
+
+
+def _tag(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

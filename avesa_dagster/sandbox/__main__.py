@@ -1,0 +1,85 @@
+"""`python -m avesa_dagster.sandbox connectwise --port 0 --seed 7 --tickets 20000 …`
+
+Prints one line of JSON, `{"url", "credentials", "control_token"}`, once it is listening, then runs
+until SIGTERM or SIGINT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from types import FrameType
+
+from avesa_dagster.sandbox.connectwise import serve
+from avesa_dagster.sandbox.timestamps import seconds
+from avesa_dagster.sandbox.world import WorldSpec
+
+_PARENT_CHECK_SECONDS = 0.5
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m avesa_dagster.sandbox", description=__doc__)
+    services = parser.add_subparsers(dest="service", required=True)
+    connectwise = services.add_parser("connectwise", help="a ConnectWise PSA service")
+    connectwise.add_argument("--host", default="127.0.0.1")
+    connectwise.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    connectwise.add_argument("--seed", type=int, default=1)
+    for size in fields(WorldSpec):
+        option = "--" + size.name.replace("_", "-")
+        kind = float if size.name == "years" else int
+        connectwise.add_argument(option, type=kind, default=size.default)
+    connectwise.add_argument("--now", type=seconds, help="the clock at the start, ISO 8601")
+    connectwise.add_argument(
+        "--requests-per-minute", type=int, help="per credential; none: no limit"
+    )
+    connectwise.add_argument("--latency-ms", type=float, default=0.0)
+    connectwise.add_argument("--exit-with-parent", action="store_true")
+    return parser
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> None:
+    os._exit(0)  # nothing to save, and connection threads may be asleep in a slow answer
+
+
+def _announce(line: str) -> None:
+    gc.collect()
+    gc.freeze()
+    print(line, flush=True)
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_SECONDS)
+    os._exit(0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a simulated service; returns only by way of a signal."""
+    parent = os.getppid()
+    options = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    if options.exit_with_parent:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    serve(
+        options.port,
+        host=options.host,
+        seed=options.seed,
+        world=WorldSpec(**{size.name: getattr(options, size.name) for size in fields(WorldSpec)}),
+        now=options.now,
+        limit_per_minute=options.requests_per_minute,
+        latency_ms=options.latency_ms,
+        ready=_announce,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The environment of an installation: AVESA_* variables, read once and checked.
+
+| variable | meaning | default |
+| --- | --- | --- |
+| AVESA_HOME | folder that holds everything of the installation | the nearest `.avesa` folder upwards, else `~/.avesa` |
+| AVESA_MAPPINGS | folder of the mappings | `mappings/` beside the package, or the installed copy |
+| AVESA_PROFILE | `embedded` | `embedded` |
+| AVESA_SHARD | `2/8`: this code location holds the second of eight parts of the tenants | all |
+| AVESA_WEBSERVER | address of the Dagster webserver that reloads the code location | `http://127.0.0.1:3000` |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from avesa_dagster.errors import ConfigurationError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where an installation lies and which part of it this process sees.
+
+    Attributes:
+        shard: (part, parts), part from 1; None: every tenant.
+    """
+
+    home: Path
+    mappings: Path
+    shard: tuple[int, int] | None = None
+    webserver: str = "http://127.0.0.1:3000"
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Reads the variables.
+
+        Raises:
+            ConfigurationError: A variable has a value that it cannot have.
+        """
+        environ = os.environ if environ is None else environ
+        profile = environ.get("AVESA_PROFILE", "embedded")
+        if profile != "embedded":
+            raise ConfigurationError(
+                f"AVESA_PROFILE is {profile!r}", hint="this version knows: embedded"
+            )
+        home = environ.get("AVESA_HOME")
+        mappings = environ.get("AVESA_MAPPINGS")
+        return cls(
+            home=Path(home).expanduser().absolute() if home else _nearest_home(Path.cwd()),
+            mappings=Path(mappings).expanduser().absolute() if mappings else _own_mappings(),
+            shard=_shard(environ.get("AVESA_SHARD")),
+            webserver=environ.get("AVESA_WEBSERVER", "http://127.0.0.1:3000"),
+        )
+
+    @property
+    def lake(self) -> Path:
+        return self.home / "lake"
+
+    @property
+    def control(self) -> Path:
+        return self.home / "control"
+
+    @property
+    def secrets(self) -> Path:
+        return self.home / "secrets"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.home / "dagster"
+
+    @property
+    def snapshot(self) -> Path:
+        """The registry snapshot that definitions are built from."""
+        return self.control / "registry.json"
+
+    def holds(self, tenant: str) -> bool:
+        """Whether the tenant is in this shard; stable between processes and machines."""
+        if self.shard is None:
+            return True
+        part, parts = self.shard
+        digest = hashlib.blake2b(tenant.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % parts == part - 1
+
+
+def _nearest_home(here: Path) -> Path:
+    for folder in (here, *here.parents):
+        if (folder / ".avesa").is_dir():
+            return folder / ".avesa"
+    return Path.home() / ".avesa"
+
+
+def _own_mappings() -> Path:
+    beside = _PACKAGE.parent / "mappings"
+    return beside if beside.is_dir() else Path(sys.prefix, "share", "avesa", "mappings")
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match and 1 <= int(match[1]) <= int(match[2]):
+        return int(match[1]), int(match[2])
+    raise ConfigurationError(f"AVESA_SHARD is {text!r}", hint="write part/parts, for example 2/8")

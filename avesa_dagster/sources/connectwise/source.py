@@ -1,0 +1,289 @@
+"""ConnectWise PSA: hand-made keyset paging over ids, under a frozen window.
+
+Source of the facts: shared fact page `connectwise.md` (developer guide and public clients).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from avesa_dagster.catalog.models import Service, ServiceTable
+from avesa_dagster.errors import (
+    AvesaError,
+    ConfigurationError,
+    DataError,
+    FatalError,
+    PermissionRefused,
+    Where,
+)
+from avesa_dagster.sources.base import (
+    SECOND_FORMAT,
+    Clock,
+    Page,
+    Record,
+    Rejected,
+    Span,
+    Window,
+)
+from avesa_dagster.sources.connectwise.credentials import Credentials
+from avesa_dagster.sources.http import Http, NotFound
+from avesa_dagster.sources.records import InvalidPage, RecordDecoder
+
+T = TypeVar("T")
+_API = "apis/3.0"
+_CLOUD = (".myconnectwise.net", ".connectwisedev.com")
+
+
+class Codebase:
+    """The API's address, found through companyinfo; shared by the threads of one connection.
+
+    Upgrades change it, so it is looked up again after a 404, and never written down.
+    """
+
+    def __init__(self, credentials: Credentials, where: Where) -> None:
+        self._credentials = credentials
+        self._where = where
+        self._lock = threading.Lock()
+        self._root: str | None = None
+
+    def root(self, http: Http) -> str:
+        """`https://{host}/{codebase}apis/3.0`, looked up on first use."""
+        with self._lock:
+            if self._root is None:
+                self._root = self._discover(http)
+            return self._root
+
+    def moved(self, http: Http, old: str) -> bool:
+        """Looks again after a 404 under `old`; True if the address is another one now."""
+        with self._lock:
+            if self._root == old:
+                self._root = self._discover(http)
+            return self._root != old
+
+    def _discover(self, http: Http) -> str:
+        parts = urlsplit(self._credentials.api_base_url)
+        host = parts.netloc
+        cloud = parts.hostname is not None and parts.hostname.endswith(_CLOUD)
+        site = host.removeprefix("api-") if cloud else host
+        company = self._credentials.company_id
+        try:
+            info = http.get(
+                f"{parts.scheme}://{site}/login/companyinfo/{company}",
+                _company_info,
+                authenticated=False,
+            )
+        except NotFound:
+            info = None
+        if info is None:
+            if _API in parts.path:
+                return self._credentials.api_base_url
+            raise ConfigurationError(
+                f"{site} knows no company {company!r}",
+                where=self._where,
+                hint="check company_id (what one types at login) and api_base_url",
+            )
+        api_host = f"api-{site}" if cloud else site
+        return f"{parts.scheme}://{api_host}/{info.strip('/')}/{_API}"
+
+
+class ConnectWise:
+    """A `Source` over one connection. Ids are integers and ascend."""
+
+    def __init__(
+        self,
+        service: Service,
+        http: Http,
+        codebase: Codebase,
+        where: Where,
+        *,
+        clock: Clock,
+    ) -> None:
+        self._service = service
+        self._http = http
+        self._codebase = codebase
+        self._where = where
+        self._clock = clock
+        self._decoders = {name: RecordDecoder(table) for name, table in service.tables.items()}
+
+    @property
+    def requests(self) -> int:
+        return self._http.requests
+
+    def now(self) -> datetime:
+        if self._http.server_time is None:
+            self._codebase.root(self._http)
+        ours = self._clock()
+        return min(ours, self._http.server_time or ours)
+
+    def count(self, table: str, span: Span) -> int:
+        return self._ask(table, "/count", span, {}, _count)
+
+    def page(self, table: str, span: Span, *, ids_only: bool = False) -> Page:
+        decoder = self._decoders[table]
+        params: dict[str, str | int] = {
+            "orderBy": "id asc",
+            "pageSize": self._service.page_size,
+            "page": 1,
+        }
+        if ids_only:
+            params["fields"] = self._service.tables[table].id
+
+        def parse(body: bytes) -> Page:
+            records, rejected = decoder.decode(body)
+            _ascending([record.record_id for record in records], span)
+            last = records[-1].record_id if records else None
+            kept = records if ids_only else _within(span.window, records, rejected)
+            return Page(kept, rejected, last, self._clock())
+
+        return self._ask(table, "", span, params, parse)
+
+    def newest_id(self, table: str) -> str | None:
+        known = self._service.tables[table]
+        decoder = self._decoders[table]
+        newest = {"orderBy": f"{known.id} desc", "pageSize": 1, "fields": known.id}
+
+        def parse(body: bytes) -> str | None:
+            records, _ = decoder.decode(body)
+            return records[0].record_id if records else None
+
+        return self._ask(table, "", Span(), newest, parse)
+
+    def exists(self, table: str, record_id: str) -> bool:
+        try:
+            self._ask(table, f"/{int(record_id)}", Span(), {}, _record)
+        except NotFound:
+            return False
+        except PermissionRefused:
+            return True
+        return True
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _ask(
+        self,
+        table: str,
+        below: str,
+        span: Span,
+        params: dict[str, str | int],
+        parse: Callable[[bytes], T],
+    ) -> T:
+        known = self._service.tables[table]
+        conditions = _conditions(known, span)
+        query = {**({"conditions": conditions} if conditions else {}), **params}
+        try:
+            root = self._codebase.root(self._http)
+            try:
+                return self._http.get(f"{root}/{known.endpoint}{below}", parse, params=query)
+            except NotFound:
+                if not self._codebase.moved(self._http, root):
+                    raise
+            root = self._codebase.root(self._http)
+            return self._http.get(f"{root}/{known.endpoint}{below}", parse, params=query)
+        except InvalidPage as error:
+            raise DataError(
+                f"{known.endpoint} answers with what cannot be true: {error.what}",
+                hint="nothing of that page was taken; what was stored before stays",
+            ).at(**self._place(table, span)) from None
+        except AvesaError as error:
+            raise error.at(**self._place(table, span))
+
+    def _place(self, table: str, span: Span) -> dict[str, str | None]:
+        return {
+            "tenant": self._where.tenant,
+            "service": self._where.service,
+            "table": table,
+            "window": str(span.window) if span.window else None,
+        }
+
+
+def _within(
+    window: Window | None, records: list[Record], rejected: list[Rejected]
+) -> list[Record]:
+    """The records of the window; others are rejected: a filter that is not obeyed is noticed."""
+    if window is None:
+        return records
+    kept = []
+    for record in records:
+        if record.updated_at is None:
+            rejected.append(Rejected("it states no change time", record.payload))
+        elif record.updated_at not in window:
+            reason = f"its change time {record.updated_at.isoformat()} is outside of {window}"
+            rejected.append(Rejected(reason, record.payload))
+        else:
+            kept.append(record)
+    return kept
+
+
+def _ascending(ids: list[str], span: Span) -> None:
+    """Each id after the one before, within the span; a repeated page or a dropped condition isn't.
+
+    Raises:
+        InvalidPage: Names the two ids.
+    """
+    before = int(span.after) if span.after is not None else None
+    upto = int(span.upto) if span.upto is not None else None
+    for text in ids:
+        if not text.lstrip("-").isdigit():
+            raise InvalidPage(f"the id {text[:40]!r} is no integer")
+        here = int(text)
+        if before is not None and here <= before:
+            raise InvalidPage(f"the id {here} comes after {before}: the cursor does not advance")
+        if upto is not None and here > upto:
+            raise InvalidPage(f"the id {here} is beyond {upto}")
+        before = here
+
+
+def _conditions(table: ServiceTable, span: Span) -> str:
+    changed = table.change_field.replace(".", "/")
+    parts = []
+    if span.window is not None:
+        parts.append(f"{changed} >= [{_moment(span.window.start)}]")
+        parts.append(f"{changed} < [{_moment(span.window.end)}]")
+    if span.after is not None:
+        parts.append(f"{table.id} > {int(span.after)}")
+    if span.upto is not None:
+        parts.append(f"{table.id} <= {int(span.upto)}")
+    return " AND ".join(parts)
+
+
+def _moment(moment: datetime) -> str:
+    if moment.microsecond:
+        raise FatalError(f"{moment.isoformat()}: ConnectWise dates its records in whole seconds")
+    return moment.astimezone(UTC).strftime(SECOND_FORMAT)
+
+
+def _json(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except ValueError:
+        raise InvalidPage("the answer is no JSON") from None
+
+
+def _count(body: bytes) -> int:
+    said = _json(body)
+    count = said.get("count") if isinstance(said, dict) else None
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise InvalidPage("the answer is no count")
+    return count
+
+
+def _record(body: bytes) -> None:
+    said = _json(body)
+    if not isinstance(said, dict) or "id" not in said:
+        raise InvalidPage("the answer is no record")
+
+
+def _company_info(body: bytes) -> str | None:
+    said = _json(body)
+    if said is None:
+        return None
+    codebase = said.get("Codebase") if isinstance(said, dict) else None
+    if not isinstance(codebase, str) or not codebase.strip("/"):
+        raise InvalidPage("the answer is no company information")
+    return codebase

@@ -1,0 +1,290 @@
+"""GET requests that ask the budget first, retry what can be retried, and say what went wrong.
+
+On `requests`, with stamina for the retries. An answer is parsed inside the retried block, so an
+answer that is no answer (HTML with status 200, half a body) is asked for again, and never taken
+for the end of a stream.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import requests
+import requests.adapters
+import stamina
+from requests import exceptions as rx
+
+from avesa_dagster.errors import (
+    ConfigurationError,
+    CredentialsRefused,
+    FatalError,
+    PermissionRefused,
+    RetriableError,
+    Stopped,
+    Where,
+)
+from avesa_dagster.sources.base import Cancelled, Clock
+from avesa_dagster.sources.budget import Budget
+
+T = TypeVar("T")
+_RETRIED = {408, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524}
+_DEFAULT_PAUSE = 15.0
+
+
+class NotFound(FatalError):
+    """404: the path or the record is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """How often and how long to try one request.
+
+    Attributes:
+        attempts: Tries in all.
+        initial: Seconds before the second try; doubles with each, with jitter.
+        longest: Seconds at most between two tries, unless the service asks for more.
+    """
+
+    attempts: int = 8
+    initial: float = 0.5
+    longest: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """Which budget a connection's requests come from.
+
+    Attributes:
+        key: What the service counts by, for example `connectwise/acme`.
+        limit: Requests per minute.
+        live: True for the live sync, which backfills leave a reserve.
+    """
+
+    budget: Budget
+    key: str
+    limit: int
+    live: bool = False
+
+
+class Http:
+    """A connection of one thread to one host.
+
+    Args:
+        where: Tenant and service, for errors.
+        headers: Sent with each request; never shown.
+        secrets: Texts that are cut out of anything that an error quotes.
+    """
+
+    def __init__(
+        self,
+        where: Where,
+        allowance: Allowance,
+        *,
+        headers: Mapping[str, str],
+        secrets: tuple[str, ...],
+        timeout: float,
+        clock: Clock,
+        cancelled: Cancelled,
+        retrying: Retrying = Retrying(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.requests = 0
+        self.server_time: datetime | None = None
+        self._where = where
+        self._allowance = allowance
+        self._headers = dict(headers)
+        self._secrets = tuple(s for s in secrets if s)
+        self._timeout = timeout
+        self._clock = clock
+        self._cancelled = cancelled
+        self._retrying = retrying
+        self._session = requests.Session()
+        # A .netrc entry would replace the Authorization header that we set.
+        self._session.trust_env = False
+        adapter = requests.adapters.HTTPAdapter(pool_connections=2, pool_maxsize=2)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+
+    def get(
+        self,
+        url: str,
+        parse: Callable[[bytes], T],
+        *,
+        params: Mapping[str, str | int] | None = None,
+        authenticated: bool = True,
+    ) -> T:
+        """Asks until the answer parses, or the tries are used up.
+
+        Args:
+            parse: Makes the result of the body; raises RetriableError if the body is no answer.
+            params: The query.
+            authenticated: False leaves the connection's headers out.
+
+        Raises:
+            NotFound, CredentialsRefused, ConfigurationError, FatalError: At once.
+            RetriableError: After the last try.
+        """
+        for attempt in stamina.retry_context(
+            on=self._backoff,
+            attempts=self._retrying.attempts,
+            timeout=None,
+            wait_initial=self._retrying.initial,
+            wait_max=self._retrying.longest,
+            wait_jitter=self._retrying.initial,
+        ):
+            with attempt:
+                return parse(self._once(url, params or {}, authenticated))
+        raise AssertionError("stamina ends by returning or raising")
+
+    def close(self) -> None:
+        self._session.close()
+
+    @staticmethod
+    def _backoff(error: Exception) -> bool:
+        return isinstance(error, RetriableError)
+
+    def _once(self, url: str, params: Mapping[str, str | int], authenticated: bool) -> bytes:
+        if self._cancelled():
+            raise Stopped("stopped before the next request", where=self._where)
+        allowance = self._allowance
+        with allowance.budget.request(
+            allowance.key, allowance.limit, live=allowance.live, cancelled=self._cancelled
+        ):
+            if self._cancelled():
+                raise Stopped("stopped before the next request", where=self._where)
+            self.requests += 1
+            try:
+                answer = self._session.get(
+                    url,
+                    params=dict(params),
+                    headers=self._headers if authenticated else None,
+                    timeout=(min(10.0, self._timeout), self._timeout),
+                    allow_redirects=False,
+                    proxies=requests.utils.get_environ_proxies(url),
+                )
+                body = answer.content
+            except (rx.MissingSchema, rx.InvalidSchema, rx.InvalidURL, rx.InvalidHeader):
+                raise ConfigurationError(
+                    f"{urlsplit(url).netloc!r} cannot be asked: the address is not valid",
+                    where=self._where,
+                ) from None
+            except rx.RequestException as error:
+                raise RetriableError(
+                    f"{_host(url)} did not answer: {_cause(error)}",
+                    where=self._where,
+                    hint="check that the address is right and that the host can be reached",
+                ) from None
+        self._note_time(answer)
+        self._check(url, answer, body)
+        return body
+
+    def _note_time(self, answer: requests.Response) -> None:
+        stamp = answer.headers.get("Date")
+        try:
+            told = email.utils.parsedate_to_datetime(stamp) if stamp else None
+        except ValueError:
+            told = None
+        if told is not None:
+            self.server_time = told if told.tzinfo else told.replace(tzinfo=UTC)
+
+    def _check(self, url: str, answer: requests.Response, body: bytes) -> None:
+        status = answer.status_code
+        if status == 200:
+            return
+        said = self._quote(body)
+        if status == 401:
+            raise CredentialsRefused(
+                f"{_host(url)} refused the credentials: {said}",
+                where=self._where,
+                hint="connect again with valid ones: avesa connect "
+                f"{self._where.tenant} {self._where.service} --credentials FILE",
+            )
+        if status == 403:
+            raise PermissionRefused(
+                f"{_host(url)} does not permit {urlsplit(url).path}: {said}",
+                where=self._where,
+                hint="give the API member's role Inquire level 'All' on this table",
+            )
+        if status == 404:
+            raise NotFound(f"{_host(url)} has no {urlsplit(url).path}", where=self._where)
+        if status == 429:
+            wait = _seconds(answer.headers.get("Retry-After"), self._clock())
+            self._allowance.budget.pause(
+                self._allowance.key, _DEFAULT_PAUSE if wait is None else wait
+            )
+            raise RetriableError(
+                f"{_host(url)} wants fewer requests: {said}",
+                where=self._where,
+                retry_after=wait,
+                hint="lower requests_per_minute if this comes often",
+            )
+        if 300 <= status < 400:
+            target = urlsplit(answer.headers.get("Location", "")).netloc or "elsewhere"
+            raise ConfigurationError(
+                f"{_host(url)} redirects to {target}; redirects are not followed, so that "
+                "credentials stay with the host that they are for",
+                where=self._where,
+                hint="set api_base_url to the address of the service itself",
+            )
+        if status in _RETRIED:
+            raise RetriableError(
+                f"{_host(url)} answered {status}: {said}",
+                where=self._where,
+                retry_after=_seconds(answer.headers.get("Retry-After"), self._clock()),
+            )
+        raise FatalError(f"{_host(url)} answered {status}: {said}", where=self._where)
+
+    def _quote(self, body: bytes) -> str:
+        """A short piece of what the service said, without any credential that it may echo."""
+        text = body.decode("utf-8", "replace")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        text = " ".join(text[:2000].split())
+        return text[:200] if text else "(nothing)"
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc
+
+
+def _cause(error: Exception) -> str:
+    """The innermost reason in words; requests wraps it several times, with addresses."""
+    seen: BaseException | None = error
+    texts: list[str] = []
+    while seen is not None and len(texts) < 8:
+        if isinstance(seen, socket.gaierror):
+            return "its name cannot be resolved"
+        if isinstance(seen, ConnectionRefusedError):
+            return "it refuses connections"
+        if isinstance(seen, ConnectionResetError):
+            return "it reset the connection"
+        texts.append(type(seen).__name__)
+        reason = getattr(seen, "reason", None)
+        inner = next((a for a in seen.args if isinstance(a, BaseException)), None)
+        seen = (
+            reason
+            if isinstance(reason, BaseException)
+            else inner or seen.__cause__ or seen.__context__
+        )
+    return texts[-1]
+
+
+def _seconds(header: str | None, now: datetime) -> float | None:
+    """Retry-After in seconds: a number, or an HTTP date."""
+    if not header:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        moment = email.utils.parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - now).total_seconds())

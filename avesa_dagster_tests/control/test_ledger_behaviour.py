@@ -1,0 +1,303 @@
+"""What every Ledger does, against a model that fits on a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from avesa_dagster.control.base import Chunk, ChunkState, Covered
+from avesa_dagster.errors import ConfigurationError, StoreError
+
+from .conftest import OPENERS, Control, Opener, day
+
+
+def chunk(number: int = 0, token: str = "run", tenant: str = "acme", table: str = "t") -> Chunk:
+    return Chunk(
+        token,
+        tenant,
+        "connectwise",
+        table,
+        f"c{number:04}",
+        f"2026-01-{number % 28 // 7 * 7 + 1:02}",
+        "window",
+        day(number),
+        day(number + 1),
+    )
+
+
+Key = tuple[str, str, str]
+
+
+class Model:
+    """The ledger as one dict, with the objects of each chunk kept for ever beside it."""
+
+    def __init__(self) -> None:
+        self.chunks: dict[Key, Chunk] = {}
+        self.written: dict[Key, list[str]] = {}
+
+    def change(self, key: Key, **fields: object) -> Chunk:
+        self.chunks[key] = replace(self.chunks[key], **fields)  # type: ignore[arg-type]
+        return self.chunks[key]
+
+
+def key_of(one: Chunk) -> Key:
+    return one.token, one.table, one.chunk_id
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Any sequence of operations leaves the ledger equal to the model."""
+
+    open: Callable[[], Control]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = type(self).open().ledger
+        self.model = Model()
+        self.seconds = 0
+
+    chunks = st.builds(
+        chunk, st.integers(0, 3), st.sampled_from(["run", "job"]), st.just("acme"),
+        st.sampled_from(["t", "u"]),
+    )  # fmt: skip
+
+    def now(self) -> datetime:
+        self.seconds += 1
+        return day(self.seconds)
+
+    def known(self, one: Chunk) -> bool:
+        if key_of(one) in self.model.chunks:
+            return True
+        with pytest.raises(StoreError):
+            self.ledger.begin(one, now=day(0))
+        return False
+
+    @rule(planned=st.lists(chunks, max_size=4))
+    def plan(self, planned: list[Chunk]) -> None:
+        now = self.now()
+        for one in planned:
+            self.model.chunks.setdefault(key_of(one), replace(one, planned_at=now))
+            self.model.written.setdefault(key_of(one), [])
+        rows = self.ledger.plan(planned, now=now)
+        assert rows == [self.model.chunks[key_of(one)] for one in planned]
+
+    @rule(one=chunks)
+    def begin(self, one: Chunk) -> None:
+        if self.known(one):
+            now, held = self.now(), self.model.chunks[key_of(one)]
+            assert self.ledger.begin(one, now=now) == self.model.change(
+                key_of(one),
+                state=ChunkState.RUNNING,
+                attempts=held.attempts + 1,
+                started_at=now,
+                finished_at=None,
+                error=None,
+                as_of=now if held.cursor is None else held.as_of,
+            )
+
+    @rule(one=chunks)
+    def restart(self, one: Chunk) -> None:
+        if self.known(one):
+            now = self.now()
+            assert self.ledger.restart(one, now=now) == self.model.change(
+                key_of(one), cursor=None, rows=0, stored=0, source_count=None, objects=(), as_of=now
+            )
+
+    @rule(one=chunks, rows=st.integers(0, 2**40), cursor=st.text(st.characters(codec="utf-8")))
+    def progress(self, one: Chunk, rows: int, cursor: str) -> None:
+        if self.known(one):
+            held = self.model.chunks[key_of(one)]
+            objects = [f"{one.token}-{self.seconds}-é", f"{one.token}-{self.seconds}-b"]
+            self.model.written[key_of(one)] += objects
+            assert self.ledger.progress(
+                one, cursor=cursor, rows=rows, stored=1, requests=2, objects=objects, now=self.now()
+            ) == self.model.change(
+                key_of(one),
+                cursor=cursor,
+                rows=held.rows + rows,
+                stored=held.stored + 1,
+                requests=held.requests + 2,
+                objects=(*held.objects, *objects),
+            )
+
+    @rule(one=chunks, count=st.none() | st.integers(0, 9))
+    def complete(self, one: Chunk, count: int | None) -> None:
+        if self.known(one):
+            now, held = self.now(), self.model.chunks[key_of(one)]
+            assert self.ledger.complete(
+                one, source_count=count, requests=1, now=now
+            ) == self.model.change(
+                key_of(one),
+                state=ChunkState.COMPLETED,
+                source_count=count,
+                requests=held.requests + 1,
+                finished_at=now,
+            )
+
+    @rule(one=chunks)
+    def fail(self, one: Chunk) -> None:
+        if self.known(one):
+            now, held = self.now(), self.model.chunks[key_of(one)]
+            assert self.ledger.fail(
+                one, error="lost 'it'", requests=1, now=now
+            ) == self.model.change(
+                key_of(one),
+                state=ChunkState.FAILED,
+                error="lost 'it'",
+                requests=held.requests + 1,
+                finished_at=now,
+            )
+
+    @invariant()
+    def reads_agree(self) -> None:
+        for token in ("run", "job"):
+            expected = [
+                one
+                for (held_token, table, _), one in self.model.chunks.items()
+                if (held_token, table) == (token, "t")
+            ]
+            expected.sort(key=lambda one: one.start, reverse=True)
+            assert self.ledger.rows(token, "acme", "connectwise", "t") == expected
+        completed = [
+            Covered(
+                one.table,
+                one.partition,
+                one.kind,
+                one.start,
+                one.end,
+                one.as_of or one.planned_at or day(0),
+                one.rows,
+                one.source_count,
+            )
+            for one in self.model.chunks.values()
+            if one.state is ChunkState.COMPLETED
+        ]
+        covered = self.ledger.covered("acme")
+        assert sorted(covered, key=str) == sorted(completed, key=str)
+        order = [(one.table, one.start, one.as_of) for one in covered]
+        assert order == sorted(order)
+        assert self.ledger.covered("acme", None, "u") == [o for o in covered if o.table == "u"]
+        assert self.ledger.covered("acme", "connectwise") == covered
+        assert self.ledger.covered("other") == []
+        written = {
+            name
+            for (_, table, chunk_id), names in self.model.written.items()
+            if table == "t"
+            for name in names
+        }
+        objects = self.ledger.objects("acme", "connectwise", "t", "2026-01-01")
+        assert len(objects) == len(set(objects))
+        assert set(objects) == written
+
+
+@pytest.mark.parametrize("name", OPENERS)
+def test_any_sequence_of_operations_equals_the_model(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    class Machine(LedgerMachine):
+        @staticmethod
+        def open() -> Control:
+            return OPENERS[name](tmp_path_factory.mktemp("ledger"))
+
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Machine,
+        settings=settings(
+            max_examples=15,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def _fetch(name: str, folder: str, number: int, parts: int) -> None:
+    ledger = OPENERS[name](Path(folder)).ledger
+    mine = ledger.begin(chunk(number), now=day(1))
+    for part in range(parts):
+        ledger.progress(
+            mine, cursor=f"{part}", rows=1, stored=1, requests=1, objects=[f"{number}-{part}"],
+            now=day(2),
+        )  # fmt: skip
+        shared = chunk(9)
+        ledger.progress(
+            shared, cursor="x", rows=1, stored=0, requests=0, objects=[f"s{number}-{part}"],
+            now=day(2),
+        )  # fmt: skip
+    ledger.complete(mine, source_count=parts, requests=0, now=day(3))
+
+
+@pytest.mark.parametrize("name", OPENERS)
+def test_two_processes_progress_at_once_and_lose_nothing(name: str, tmp_path: Path) -> None:
+    ledger = OPENERS[name](tmp_path).ledger
+    ledger.plan([chunk(1), chunk(2), chunk(9)], now=day(0))
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_fetch, args=(name, str(tmp_path), n, 40)) for n in (1, 2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    shared, second, first = ledger.rows("run", "acme", "connectwise", "t")
+    assert (first.rows, second.rows, shared.rows) == (40, 40, 80)
+    assert first.objects == tuple(f"1-{part}" for part in range(40))
+    assert len(set(shared.objects)) == 80
+    assert {first.state, second.state} == {ChunkState.COMPLETED}
+
+
+def test_beginning_one_chunk_from_many_threads_counts_every_attempt(
+    opener: Opener, tmp_path: Path
+) -> None:
+    controls = [opener(tmp_path) for _ in range(4)]
+    controls[0].ledger.plan([chunk()], now=day(0))
+    with ThreadPoolExecutor(4) as pool:
+        attempts = list(
+            pool.map(
+                lambda n: controls[n % 4].ledger.begin(chunk(), now=day(1)).attempts, range(32)
+            )
+        )
+    assert sorted(attempts) == list(range(1, 33))
+
+
+def test_planning_again_keeps_what_is_there(control: Control) -> None:
+    control.ledger.plan([chunk(1)], now=day(0))
+    begun = control.ledger.begin(chunk(1), now=day(1))
+    rows = control.ledger.plan([chunk(2), chunk(1)], now=day(5))
+    assert rows == [replace(chunk(2), planned_at=day(5)), begun]
+    assert control.ledger.plan([], now=day(5)) == []
+
+
+def test_a_bad_name_plans_nothing(control: Control) -> None:
+    with pytest.raises(ConfigurationError):
+        control.ledger.plan([chunk(1), chunk(2, tenant="../acme")], now=day(0))
+    assert control.ledger.rows("run", "acme", "connectwise", "t") == []
+
+
+def test_an_unknown_chunk_is_named(control: Control) -> None:
+    with pytest.raises(StoreError, match=r"c0003.*tenant=acme service=connectwise table=t"):
+        control.ledger.complete(chunk(3), source_count=None, requests=0, now=day(0))
+
+
+def test_an_error_text_of_any_kind_is_stored(control: Control) -> None:
+    control.ledger.plan([chunk()], now=day(0))
+    failed = control.ledger.fail(chunk(), error="bad \ud800 and \0", requests=0, now=day(1))
+    assert control.ledger.rows("run", "acme", "connectwise", "t") == [failed]
+    assert failed.error == "bad ? and \0"
+
+
+def test_every_field_of_a_chunk_survives(control: Control) -> None:
+    full = Chunk(
+        "r", "a", "b", "c", "d", "p", "full", day(-700_000), day(1), ChunkState.FAILED, "cur", 1, 2,
+        3, 4, ("x", "y"), 5, "e", day(2), day(3), day(4), day(5),
+    )  # fmt: skip
+    assert len(dataclasses.fields(Chunk)) == 22
+    assert control.ledger.plan([full], now=day(2)) == [full]
+    assert control.ledger.rows("r", "a", "b", "c") == [full]
