@@ -165,7 +165,7 @@ _NO_PIECES = f"CREATE TEMP TABLE pieces ({_PIECE})"
 
 _FOUND = """
 CREATE TEMP TABLE found AS
-SELECT source_service || ' ' || source_table AS source, record_id AS record, updated_at AS at,
+SELECT source_service || ' ' || source_table AS source, record_id AS record, updated_at AS changed,
     is_deleted AS dead, first_observed_at AS seen, place
 FROM {source} v {among}"""
 
@@ -175,44 +175,44 @@ CREATE TEMP TABLE hard AS
 SELECT DISTINCT source, record FROM (
     SELECT source, record FROM found WHERE dead
     UNION ALL
-    SELECT source, record FROM found GROUP BY source, record, at, dead HAVING count(*) > 1
+    SELECT source, record FROM found GROUP BY source, record, changed, dead HAVING count(*) > 1
 )"""
 
 _EASY_PIECES = """
 CREATE TEMP TABLE pieces AS
-SELECT place, record, source, seen, at AS starts, lead(at) OVER times AS ends,
+SELECT place, record, source, seen, changed AS starts, lead(changed) OVER times AS ends,
     row_number() OVER times AS number, false AS starts_seen, false AS ends_seen
 FROM found ANTI JOIN hard USING (source, record)
-WINDOW times AS (PARTITION BY source, record ORDER BY at)"""
+WINDOW times AS (PARTITION BY source, record ORDER BY changed)"""
 
 _HARD_VERSIONS = """
 CREATE TEMP TABLE hard_versions AS
-SELECT source, record, at, dead, best.place AS place, seen, times FROM (
-    SELECT f.source, f.record, f.at, f.dead, min(f.seen) AS seen,
+SELECT source, record, changed, dead, best.place AS place, seen, times FROM (
+    SELECT f.source, f.record, f.changed, f.dead, min(f.seen) AS seen,
         max({{'seen': v.ingested_at, 'hash': v.content_hash, 'place': f.place}}) AS best,
         list_sort(list_distinct(flatten(list(v.observed_times)))) AS times
     FROM {source} v JOIN (FROM found SEMI JOIN hard USING (source, record)) f ON v.place = f.place
-    GROUP BY f.source, f.record, f.at, f.dead
+    GROUP BY f.source, f.record, f.changed, f.dead
 )"""
 
 _HARD_PIECES = """
 INSERT INTO pieces
 WITH alive AS (
-    SELECT *, coalesce(lead(at) OVER (PARTITION BY source, record ORDER BY at), 'infinity') AS until
+    SELECT *, coalesce(lead(changed) OVER (PARTITION BY source, record ORDER BY changed), 'infinity') AS until
     FROM hard_versions WHERE NOT dead
 ), deaths AS (
-    SELECT d.source, d.record, d.at, d.seen,
-        greatest(d.at, max(a.at) + INTERVAL 1 microsecond) AS closes
+    SELECT d.source, d.record, d.changed, d.seen,
+        greatest(d.changed, max(a.changed) + INTERVAL 1 microsecond) AS closes
     FROM hard_versions d LEFT JOIN alive a
         ON a.source = d.source AND a.record = d.record AND a.seen <= d.seen
-    WHERE d.dead GROUP BY d.source, d.record, d.at, d.seen
+    WHERE d.dead GROUP BY d.source, d.record, d.changed, d.seen
 ), gaps AS (
-    SELECT d.source, d.record, d.closes, d.closes = d.at AND d.at < d.seen AS stated,
+    SELECT d.source, d.record, d.closes, d.closes = d.changed AND d.changed < d.seen AS stated,
         coalesce(min(CASE
-            WHEN a.at <= d.closes THEN list_min(list_filter(a.times, lambda t: t > d.seen))
-            WHEN a.times[-1] > d.seen THEN a.at END), 'infinity') AS opens
+            WHEN a.changed <= d.closes THEN list_min(list_filter(a.times, lambda t: t > d.seen))
+            WHEN a.times[-1] > d.seen THEN a.changed END), 'infinity') AS opens
     FROM deaths d LEFT JOIN alive a ON a.source = d.source AND a.record = d.record
-    GROUP BY d.source, d.record, d.at, d.seen, d.closes
+    GROUP BY d.source, d.record, d.changed, d.seen, d.closes
 ), starts AS (
     SELECT source, record, closes, max(opens) AS opens, bool_or(stated) AS stated
     FROM gaps WHERE closes < opens GROUP BY source, record, closes
@@ -239,11 +239,11 @@ WITH alive AS (
         lead(stated) OVER following
     FROM islands WINDOW following AS (PARTITION BY source, record ORDER BY closes)
 ), cut AS (
-    SELECT a.place, a.record, a.source, a.seen, greatest(a.at, o.opens) AS starts,
+    SELECT a.place, a.record, a.source, a.seen, greatest(a.changed, o.opens) AS starts,
         nullif(least(a.until, o.closes), 'infinity') AS ends,
-        o.opens > a.at AS starts_seen, o.closes < a.until AND NOT o.stated AS ends_seen
+        o.opens > a.changed AS starts_seen, o.closes < a.until AND NOT o.stated AS ends_seen
     FROM alive a JOIN open o ON a.source = o.source AND a.record = o.record
-    WHERE greatest(a.at, o.opens) < least(a.until, o.closes)
+    WHERE greatest(a.changed, o.opens) < least(a.until, o.closes)
 )
 SELECT place, record, source, seen, starts, ends,
     row_number() OVER (PARTITION BY source, record ORDER BY starts), starts_seen, ends_seen

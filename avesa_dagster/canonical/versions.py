@@ -157,10 +157,7 @@ def build_partition(
             spill = Path(folder, "spill")
             with (
                 explained("building versions", where),
-                # Without order all the way out, equal rows were seen to make unequal bytes.
-                connect(
-                    memory_limit=memory_limit, threads=threads, scratch=spill, ordered=True
-                ) as connection,
+                connect(memory_limit=memory_limit, threads=threads, scratch=spill) as connection,
             ):
                 counts = _build(
                     connection, objects, raw, canonical, mapping, added, target, where
@@ -293,6 +290,8 @@ def _write(
         f", {sql} AS {name}" for name, sql in zip(masks, typed.failed, strict=True)
     )
     order = ", ".join([*(identifier(name) for name in schema.names), *masks])
+    # Without this, the result was seen to come out in another order than ORDER BY gives it.
+    connection.execute("SET preserve_insertion_order = true")
     relation = connection.sql(f"""
         SELECT {order} FROM (
             SELECT *, {constants}, md5(to_json(row({named}))::VARCHAR) AS record_hash{failed}

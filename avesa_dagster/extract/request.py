@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from avesa_dagster.catalog.grain import Partition
+from avesa_dagster.control.base import Chunk
 
 
 class Mode(StrEnum):
@@ -74,8 +75,7 @@ class Fetched:
     """What the ledger says of one partition after an extraction.
 
     Attributes:
-        rows: Records that the service sent for it.
-        stored: Observations written; for master data only what differs from what was held.
+        rows: Records that the service sent for its windows; a full pull counts for the table.
         source_count: What the service counted.
         requests: Requests spent, repeated ones too.
         as_of: When the oldest of its chunks began: nothing that changed later is promised.
@@ -83,7 +83,6 @@ class Fetched:
 
     partition: Partition
     rows: int
-    stored: int
     source_count: int
     requests: int
     objects: tuple[str, ...]
@@ -93,9 +92,10 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """The outcome of an extraction: each partition, and the deletions found (FULL only)."""
+    """The outcome of an extraction: each partition, its chunks, and the deletions found (FULL)."""
 
     partitions: tuple[Fetched, ...]
+    chunks: tuple[Chunk, ...]
     deleted: int
     hidden: int
     """Records that the lists lack, but that the service still has: a permission, not a deletion."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from avesa_dagster.catalog import grain
+from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.control.base import (
     Chunk,
@@ -33,6 +33,7 @@ from avesa_dagster.extract import planner
 from avesa_dagster.extract.chunks import Swept, Workshop, fetch
 from avesa_dagster.extract.held import Held
 from avesa_dagster.extract.request import Extracted, Fetched, Mode, Progress, Report, Request
+from avesa_dagster.lake.layout import partition_of
 from avesa_dagster.lake.objects import Objects
 from avesa_dagster.sources.base import Cancelled, Clock, Source, Window
 
@@ -108,8 +109,10 @@ class Extractor:
         if runs.failures:
             raise _together(runs.failures, len(chunks))
         self._advance(request, chunks)
+        finished = self._ledger_rows(request)
         return Extracted(
-            partitions=self._per_partition(request),
+            partitions=tuple(_fetched(partition, finished) for partition in request.partitions),
+            chunks=tuple(finished),
             deleted=swept.deleted,
             hidden=swept.hidden,
             requests=spent + runs.requests,
@@ -137,10 +140,7 @@ class Extractor:
 
     def _plan(self, request: Request, connection: TenantService, source: Source) -> list[Chunk]:
         """The chunks under the request's token; those of an earlier attempt stay as they were."""
-        held = self.ledger.rows(
-            request.token, request.tenant, request.service, request.table
-        )
-        planned = [chunk for chunk in held if _asked_for(chunk, request)]
+        planned = self._ledger_rows(request)
         if planned:
             return planned
         service = self.catalog.services[request.service]
@@ -198,41 +198,29 @@ class Extractor:
             now=self.clock(),
         )
 
-    def _per_partition(self, request: Request) -> tuple[Fetched, ...]:
-        rows = [
-            chunk
-            for chunk in self.ledger.rows(
-                request.token, request.tenant, request.service, request.table
-            )
-            if _asked_for(chunk, request)
-        ]
-        by_partition: defaultdict[str, list[Chunk]] = defaultdict(list)
-        for chunk in rows:
-            by_partition[chunk.partition].append(chunk)
-        whole = by_partition.get(planner.WHOLE, [])
-        fetched = []
-        for partition in request.partitions:
-            own = by_partition.get(partition.key, [])
-            marker = f"/dt={partition.key}/"
-            objects = [key for chunk in (*own, *whole) for key in chunk.objects if marker in key]
-            moments = [chunk.as_of for chunk in (*own, *whole) if chunk.as_of]
-            fetched.append(
-                Fetched(
-                    partition=partition,
-                    rows=sum(chunk.rows for chunk in own),
-                    stored=sum(chunk.stored for chunk in own),
-                    source_count=sum(chunk.source_count or 0 for chunk in own),
-                    requests=sum(chunk.requests for chunk in own),
-                    objects=tuple(objects),
-                    windows=tuple(str(Window(c.start, c.end)) for c in (*own, *whole)),
-                    as_of=min(moments, default=None),
-                )
-            )
-        return tuple(fetched)
+    def _ledger_rows(self, request: Request) -> list[Chunk]:
+        rows = self.ledger.rows(request.token, request.tenant, request.service, request.table)
+        return [chunk for chunk in rows if chunk.start < request.end and chunk.end > request.start]
 
 
-def _asked_for(chunk: Chunk, request: Request) -> bool:
-    return chunk.start < request.end and chunk.end > request.start
+def _fetched(partition: Partition, chunks: Sequence[Chunk]) -> Fetched:
+    """What the chunks say of one partition; of a full pull, what it stored there."""
+    own = [chunk for chunk in chunks if chunk.partition == partition.key]
+    whole = [chunk for chunk in chunks if chunk.partition == planner.WHOLE]
+    return Fetched(
+        partition=partition,
+        rows=sum(chunk.rows for chunk in own),
+        source_count=sum(chunk.source_count or 0 for chunk in own),
+        requests=sum(chunk.requests for chunk in own),
+        objects=tuple(
+            key
+            for chunk in (*own, *whole)
+            for key in chunk.objects
+            if partition_of(key) == partition.key
+        ),
+        windows=tuple(str(Window(c.start, c.end)) for c in (*own, *whole)),
+        as_of=min((c.as_of for c in (*own, *whole) if c.as_of), default=None),
+    )
 
 
 class _Runs:

@@ -25,7 +25,6 @@ def connect(
     memory_limit: str = MEMORY_LIMIT,
     threads: int = THREADS,
     scratch: Path | None = None,
-    ordered: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """Opens a private in-memory database.
 
@@ -34,8 +33,6 @@ def connect(
         threads: Threads of one query.
         scratch: Folder to spill to; by default one of its own below the system's temporary
             folder, which DuckDB makes when it first spills and removes when it is closed.
-        ordered: Whether results keep the order that a query gives them all the way out. It costs
-            memory.
     """
     spill = scratch or Path(tempfile.gettempdir(), f"avesa-spill-{uuid.uuid4().hex}")
     connection = duckdb.connect(
@@ -43,10 +40,12 @@ def connect(
             "memory_limit": memory_limit,
             "threads": threads,
             "temp_directory": str(spill),
-            "preserve_insertion_order": ordered,
+            # Costs memory. Trap: without it, not even ORDER BY orders every kind of result.
+            "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "allow_community_extensions": False,
+            "allow_persistent_secrets": False,
             # Else a table name that is not found is looked up among Python's local variables.
             "python_enable_replacements": False,
         }

@@ -1,8 +1,8 @@
 """The simulator's back door: `POST /__sim__/{method}`, JSON in and out, header `X-Sim-Token`.
 
 Every method that concerns one company takes `company_id`; without it the first company is meant.
-Instants are ISO 8601 texts or seconds since 1970 UTC. What is not given to `reset` is as it was when
-the process started, except `now` (the real time) and `hostility` (none).
+Instants are ISO 8601 texts or seconds since 1970 UTC. What is not given to `reset` is as it was
+when the process started, except `now` (the real time) and `hostility` (none).
 
     reset          seed, sizes{}, years, now, limit_per_minute, latency_ms, page_clamp, hostility{}
     hostility      a script, see `hostility`; {} ends it

@@ -46,9 +46,9 @@ class Request:
 class Response:
     """One answer, and how faithfully to deliver it.
 
-    `delay` seconds pass first, and `drip` seconds while the body trickles. `cut_at` is the number of body bytes after which the connection
-    ends; `reset` ends it with RST instead of FIN; `hang_up` ends it, unannounced, after a
-    whole answer. `status` 0 sends nothing at all.
+    `delay` seconds pass first, and `drip` seconds while the body trickles. `cut_at` is the number
+    of body bytes after which the connection ends; `reset` ends it with RST instead of FIN;
+    `hang_up` ends it, unannounced, after a whole answer. `status` 0 sends nothing at all.
     """
 
     status: int

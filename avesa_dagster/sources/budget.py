@@ -31,7 +31,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -39,14 +38,22 @@ from typing import Protocol, TypeVar
 from avesa_dagster.control.base import BudgetUse
 from avesa_dagster.control.sqlite_database import CorruptDatabase, Database
 from avesa_dagster.errors import AvesaError, ConfigurationError, StoreError
+from avesa_dagster.sources.budget_queue import (
+    SCHEMA,
+    Ticket,
+    Window,
+    attempt,
+    restart_clock,
+    rules,
+    slots_taken,
+    waiting_now,
+)
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 _MICROS = 1_000_000
 _DAY = 86_400.0
-_LATE = 50_000
-"""Microseconds after which a waiting request that did not come for its turn is passed over."""
 
 
 class RequestCancelled(AvesaError):
@@ -98,119 +105,6 @@ class Budget(Protocol):
         ...
 
 
-_SCHEMA = (
-    # quiet_until: no grant before, because what was granted earlier is not known.
-    """
-    CREATE TABLE Clock (
-        latest INTEGER NOT NULL, created_at INTEGER NOT NULL, quiet_until INTEGER NOT NULL
-    ) STRICT
-    """,
-    """
-    CREATE TABLE Keys (
-        key TEXT PRIMARY KEY,
-        paused_until INTEGER NOT NULL DEFAULT 0,
-        announced INTEGER,
-        announced_until INTEGER NOT NULL DEFAULT 0,
-        live_at INTEGER
-    ) STRICT, WITHOUT ROWID
-    """,
-    """
-    CREATE TABLE Paces (
-        key TEXT NOT NULL,
-        live INTEGER NOT NULL,
-        next_at INTEGER NOT NULL,
-        burst REAL NOT NULL,
-        PRIMARY KEY (key, live)
-    ) STRICT, WITHOUT ROWID
-    """,
-    # A slot is taken while free_at >= now. burst: granted ahead of the pace.
-    """
-    CREATE TABLE Slots (
-        id INTEGER PRIMARY KEY,
-        key TEXT NOT NULL,
-        live INTEGER NOT NULL,
-        burst INTEGER NOT NULL,
-        free_at INTEGER NOT NULL
-    ) STRICT
-    """,
-    "CREATE INDEX Slots_key ON Slots (key, free_at, live, burst)",
-    # wake_at: when the waiting thread looks again.
-    """
-    CREATE TABLE Tickets (
-        id INTEGER PRIMARY KEY,
-        key TEXT NOT NULL,
-        live INTEGER NOT NULL,
-        since INTEGER NOT NULL,
-        wake_at INTEGER NOT NULL
-    ) STRICT
-    """,
-    "CREATE INDEX Tickets_key ON Tickets (key, live, since)",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """Durations in microseconds."""
-
-    length: int
-    margin: int
-    """Added to the length: the service's clock may run 500 ppm faster, and rounds."""
-    longest_request: int
-    look_again: int
-
-
-@dataclass(slots=True)
-class _Pace:
-    """When the next grant of one class is due. Between grants there is one gap."""
-
-    next_at: int
-    burst: float
-    """Grants that may go ahead of the pace; earned by idleness, never while anyone waits."""
-
-    def rest(self, now: int, limit: int, length: int) -> None:
-        """Counts the idle time until `now` towards the burst; nobody waited during it."""
-        if self.next_at < now:
-            self.burst += (now - self.next_at) * limit / length
-            self.next_at = now
-        self.cut(limit)
-
-    def cut(self, limit: int) -> None:
-        """Holds the burst to a quarter of the limit, with the one grant that the pace allows."""
-        self.burst = min(self.burst, math.ceil(limit / 4) - 1)
-
-    def due(self, ahead: int, gap: float) -> int:
-        """When the pace allows the grant that has `ahead` others before it."""
-        behind = ahead - math.floor(self.burst)
-        return 0 if behind < 0 else self.next_at + round(behind * gap)
-
-    def step(self, now: int, gap: float, limit: int) -> bool:
-        """Moves on by one grant at `now`; returns whether it came out of the burst.
-
-        A thread that wakes late may not slow the pace for good, so a few gaps can be made up for.
-        """
-        if self.next_at > now and self.burst >= 1:
-            self.burst -= 1
-            return True
-        made_up = round(max(2, limit / 50) * gap)
-        self.next_at = max(self.next_at, now - made_up) + round(gap)
-        return False
-
-
-@dataclass(slots=True)
-class _Ticket:
-    """One request in the queue, and later the slot that it takes.
-
-    `id` is random, so that it stays unique when the file is replaced; `since` keeps the order.
-    """
-
-    id: int
-    key: str
-    live: bool
-    since: int | None = None
-    stored: bool = False
-    burst: bool = False
-
-
 class SqliteBudget:
     """Implements Budget over one SQLite file that all processes open.
 
@@ -244,7 +138,7 @@ class SqliteBudget:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._path = path
-        self._window = _Window(
+        self._window = Window(
             length=round(window * _MICROS),
             margin=round(window * _MICROS / 2000) + 1,
             longest_request=round(longest_request * _MICROS),
@@ -311,11 +205,9 @@ class SqliteBudget:
         _check_limit(key, limit)
 
         def look(connection: sqlite3.Connection, now: int) -> BudgetUse:
-            in_force, blocked_until, _ = _rules(connection, key, limit, now)
-            used, live, _ = _slots(connection, key, now)
-            waiting = connection.execute(
-                "SELECT count(*) FROM Tickets WHERE key = ? AND wake_at >= ?", (key, now - _LATE)
-            ).fetchone()[0]
+            in_force, blocked_until, _ = rules(connection, key, limit, now)
+            used, live, _ = slots_taken(connection, key, now)
+            waiting = waiting_now(connection, key, now)
             until = None
             if blocked_until > now:
                 until = datetime.now(UTC) + timedelta(microseconds=blocked_until - now)
@@ -334,14 +226,14 @@ class SqliteBudget:
     def _request(
         self, key: str, limit: int, live: bool, cancelled: Callable[[], bool]
     ) -> Iterator[None]:
-        ticket = _Ticket(random.getrandbits(62), key, live)
+        ticket = Ticket(random.getrandbits(62), key, live)
         self._wait(ticket, limit, cancelled)
         try:
             yield
         finally:
             self._end(ticket)
 
-    def _wait(self, ticket: _Ticket, limit: int, cancelled: Callable[[], bool]) -> None:
+    def _wait(self, ticket: Ticket, limit: int, cancelled: Callable[[], bool]) -> None:
         granted = False
         try:
             while not granted:
@@ -350,7 +242,9 @@ class SqliteBudget:
                         f"cancelled while waiting for the request budget of {ticket.key}"
                     )
                 rest = self._transact(
-                    lambda connection, now: self._attempt(connection, ticket, limit, now)
+                    lambda connection, now: attempt(
+                        connection, self._window, self._reserve, ticket, limit, now
+                    )
                 )
                 granted = rest is None
                 while rest is not None and rest > 0 and not cancelled():
@@ -365,7 +259,7 @@ class SqliteBudget:
                     )
                 )
 
-    def _end(self, ticket: _Ticket) -> None:
+    def _end(self, ticket: Ticket) -> None:
         def change(connection: sqlite3.Connection, now: int) -> None:
             # The row is gone if the request outlived `longest_request`, or the file was replaced.
             connection.execute(
@@ -385,98 +279,6 @@ class SqliteBudget:
         except StoreError as error:
             # Safe: the slot stays taken for longer. Raising would lose the response that came.
             _log.warning("a request of %s ended unrecorded: %s", ticket.key, error)
-
-    def _attempt(
-        self, connection: sqlite3.Connection, ticket: _Ticket, limit: int, now: int
-    ) -> float | None:
-        """Grants the request now (None), or says after how many seconds to look again."""
-        key, window = ticket.key, self._window
-        if ticket.since is None:
-            ticket.since = now
-        if ticket.live:
-            connection.execute(
-                "INSERT INTO Keys (key, live_at) VALUES (?, ?)"
-                " ON CONFLICT DO UPDATE SET live_at = excluded.live_at",
-                (key, now),
-            )
-        limit, blocked_until, live_at = _rules(connection, key, limit, now)
-        connection.execute("DELETE FROM Slots WHERE key = ? AND free_at < ?", (key, now))
-        connection.execute(
-            "DELETE FROM Tickets WHERE key = ? AND wake_at < ?", (key, now - window.length)
-        )
-        used, live, bursts = _slots(connection, key, now)
-        gap = window.length / max(1, limit - bursts)
-        live_ahead, own_ahead = _ahead(connection, ticket, now)
-        ahead = live_ahead + own_ahead
-        pace = _pace(connection, key, ticket.live, now, limit)
-        if not ticket.stored and ahead == 0:
-            pace.rest(now, limit, window.length)
-
-        due = max(blocked_until, pace.due(ahead, gap))
-        if used + ahead >= limit:
-            due = max(due, self._freed(connection, key, used + ahead - limit, now))
-        if not ticket.live and live_at is not None and live_at + window.length > now:
-            kept = min(max(1, round(limit * self._reserve)), limit - 1)
-            over = used - live + own_ahead - (limit - kept)
-            if over >= 0:
-                freed = self._freed(connection, key, over, now, backfill_only=True)
-                due = max(due, min(freed, live_at + window.length))
-        if ahead or due > now:
-            _save_pace(connection, key, ticket.live, pace)
-            return self._queue(connection, ticket, ahead, due, now)
-
-        ticket.burst = pace.step(now, gap, limit)
-        _save_pace(connection, key, ticket.live, pace)
-        if ticket.live:  # live requests go at a pace of their own, and slow the others'
-            other = _pace(connection, key, False, now, limit)
-            other.step(now, gap, limit)
-            _save_pace(connection, key, False, other)
-        connection.execute(
-            "INSERT INTO Slots VALUES (?, ?, ?, ?, ?)",
-            (
-                ticket.id,
-                key,
-                ticket.live,
-                ticket.burst,
-                now + window.longest_request + window.length + window.margin,
-            ),
-        )
-        if ticket.stored:
-            connection.execute("DELETE FROM Tickets WHERE id = ?", (ticket.id,))
-        return None
-
-    def _freed(
-        self,
-        connection: sqlite3.Connection,
-        key: str,
-        count: int,
-        now: int,
-        *,
-        backfill_only: bool = False,
-    ) -> int:
-        """When one slot more than `count` of those taken now will be free."""
-        condition = "AND live = 0" if backfill_only else ""
-        row = connection.execute(
-            f"SELECT free_at FROM Slots WHERE key = ? AND free_at >= ? {condition}"
-            " ORDER BY free_at LIMIT 1 OFFSET ?",
-            (key, now, count),
-        ).fetchone()
-        return now + self._window.look_again if row is None else int(row[0]) + 1
-
-    def _queue(
-        self, connection: sqlite3.Connection, ticket: _Ticket, ahead: int, due: int, now: int
-    ) -> float:
-        # A little later the further behind, so that the first in the queue comes first; later
-        # still if only those ahead are missing, who are waking up at this moment.
-        wake_at = min(due, now + self._window.look_again) + 200 * ahead
-        wake_at = max(wake_at, now + 3_000 * ahead) + random.randrange(200)
-        connection.execute(
-            "INSERT INTO Tickets VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (id) DO UPDATE SET wake_at = excluded.wake_at",
-            (ticket.id, ticket.key, ticket.live, ticket.since, wake_at),
-        )
-        ticket.stored = True
-        return (wake_at - now) / _MICROS
 
     def _transact(self, body: Callable[[sqlite3.Connection, int], _Result]) -> _Result:
         if self._pid != os.getpid():  # forked, perhaps while another thread had the lock
@@ -504,7 +306,7 @@ class SqliteBudget:
         latest = int(row[0])
         if now < latest - _MICROS:
             _log.warning("the clock restarted; requests made before count as made now")
-            _restart_clock(connection, latest, now, self._window)
+            restart_clock(connection, latest, now, self._window)
         else:
             now = max(now, latest)
         connection.execute("UPDATE Clock SET latest = ?", (now,))
@@ -519,7 +321,7 @@ class SqliteBudget:
         if self._database is not None:
             self._database.close()
         self._database = None
-        database = Database(self._path, schema=_SCHEMA, durable=False)
+        database = Database(self._path, schema=SCHEMA, durable=False)
         if replaced:
             _log.warning("%s was replaced; requests wait for one window", self._path)
             with database.write() as connection:
@@ -565,7 +367,7 @@ class SqliteBudget:
     def _create(self, path: Path) -> None:
         now = round(self._clock() * _MICROS)
         quiet = now + self._window.length + self._window.margin
-        database = Database(path, schema=_SCHEMA, durable=False)
+        database = Database(path, schema=SCHEMA, durable=False)
         with closing(database), database.write() as connection:
             connection.execute("INSERT INTO Clock VALUES (?, ?, ?)", (now, now, quiet))
 
@@ -594,80 +396,3 @@ def _inode(path: Path) -> tuple[int, int] | None:
     except OSError:  # opening it will say why
         return None
     return found.st_dev, found.st_ino
-
-
-def _rules(
-    connection: sqlite3.Connection, key: str, limit: int, now: int
-) -> tuple[int, int, int | None]:
-    """The limit in force, the time before which nothing is granted, the newest live request."""
-    quiet_until = connection.execute("SELECT quiet_until FROM Clock").fetchone()[0]
-    row = connection.execute(
-        "SELECT paused_until, announced, announced_until, live_at FROM Keys WHERE key = ?", (key,)
-    ).fetchone()
-    if row is None:
-        return limit, quiet_until, None
-    paused_until, announced, announced_until, live_at = row
-    if announced is not None and announced_until > now:
-        limit = min(limit, announced)
-    return limit, max(quiet_until, paused_until), live_at
-
-
-def _slots(connection: sqlite3.Connection, key: str, now: int) -> tuple[int, int, int]:
-    """How many slots are taken: all, the live ones, those granted ahead of the pace."""
-    used, live, burst = connection.execute(
-        "SELECT count(*), sum(live), sum(burst) FROM Slots WHERE key = ? AND free_at >= ?",
-        (key, now),
-    ).fetchone()
-    return used, live or 0, burst or 0
-
-
-def _ahead(connection: sqlite3.Connection, ticket: _Ticket, now: int) -> tuple[int, int]:
-    """How many waiting requests go first: (live before a backfill, of its own class)."""
-    live, own = connection.execute(
-        "SELECT coalesce(sum(live > :live), 0),"
-        " coalesce(sum(live = :live AND (since, id) < (:since, :id)), 0)"
-        " FROM Tickets WHERE key = :key AND wake_at >= :on_time AND id != :id",
-        {
-            "live": ticket.live,
-            "since": ticket.since,
-            "id": ticket.id,
-            "key": ticket.key,
-            "on_time": now - _LATE,
-        },
-    ).fetchone()
-    return live, own
-
-
-def _pace(connection: sqlite3.Connection, key: str, live: bool, now: int, limit: int) -> _Pace:
-    row = connection.execute(
-        "SELECT next_at, burst FROM Paces WHERE key = ? AND live = ?", (key, live)
-    ).fetchone()
-    pace = _Pace(now, limit) if row is None else _Pace(*row)  # never seen: it was idle for ever
-    pace.cut(limit)
-    return pace
-
-
-def _save_pace(connection: sqlite3.Connection, key: str, live: bool, pace: _Pace) -> None:
-    connection.execute(
-        "INSERT INTO Paces VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
-        " SET next_at = excluded.next_at, burst = excluded.burst",
-        (key, live, pace.next_at, pace.burst),
-    )
-
-
-def _restart_clock(connection: sqlite3.Connection, latest: int, now: int, window: _Window) -> None:
-    # Every process of before the reboot is gone, and its requests with it.
-    full = now + window.length + window.margin
-    connection.execute("UPDATE Slots SET free_at = ?", (full,))
-    connection.execute("DELETE FROM Tickets")
-    connection.execute("DELETE FROM Paces")
-    connection.execute(
-        "UPDATE Keys SET live_at = NULL, paused_until = max(0, paused_until - :back),"
-        " announced_until = max(0, announced_until - :back)",
-        {"back": latest - now},
-    )
-    connection.execute(
-        "UPDATE Clock SET created_at = :now,"
-        " quiet_until = CASE WHEN quiet_until > :latest THEN :full ELSE 0 END",
-        {"now": now, "latest": latest, "full": full},
-    )

@@ -208,7 +208,7 @@ def test_any_sequence_of_operations_equals_the_model(
         def open() -> Control:
             return OPENERS[name](tmp_path_factory.mktemp("ledger"))
 
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine,
         settings=settings(
             max_examples=15,

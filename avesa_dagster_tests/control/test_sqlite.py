@@ -158,7 +158,7 @@ def test_a_full_disk_is_an_error_and_keeps_what_was_there(tmp_path: Path) -> Non
     with control.database.write() as connection:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StoreError, match="the disk is full.*free some space"):
+    with pytest.raises(StoreError, match=r"the disk is full.*free some space"):
         control.ledger.plan([chunk(number) for number in range(1, 2_000)], now=day(1))
     assert len(control.ledger.rows("run", "acme", "s", "t")) == 1
 

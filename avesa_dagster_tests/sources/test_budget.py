@@ -1,4 +1,4 @@
-"""The request budget: exact properties on a virtual clock, then real processes and a real server."""
+"""The request budget: exact properties on a virtual clock, then real processes and a server."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.client import HTTPConnection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -170,9 +171,8 @@ def test_four_processes_use_at_least_95_percent(world: World, latency: float) ->
     budgets = [world.budget() for _ in range(4)]
     per_worker = 60 * 5 // 16
     workers = [b for b in budgets for _ in range(4)]
-    world.time.run(
-        [lambda b=b: world.requests(b, 60, [latency] * per_worker) for b in workers]  # type: ignore[misc]
-    )
+    latencies = [latency] * per_worker
+    world.time.run([partial(world.requests, one, 60, latencies) for one in workers])
     begin, end = world.time.now - 60 * 4, world.time.now - 60
     used = sum(begin <= start < end for start, _, _ in world.done) / (60 * 3)
     assert used >= 0.95
@@ -194,7 +194,7 @@ def test_beyond_the_burst_grants_are_spread_over_the_minute(world: World) -> Non
     assert starts[14] - starts[0] < 0.3
 
 
-@pytest.mark.parametrize("arrives", [30.0, 58.0, 75.0, 119.0, 150.0, 400.0])
+@pytest.mark.parametrize("arrives", [30.0, 58.0, 119.0, 200.0])
 def test_a_live_request_waits_for_about_one_gap_behind_a_greedy_backfill(
     world: World, arrives: float
 ) -> None:
@@ -209,8 +209,8 @@ def test_a_live_request_waits_for_about_one_gap_behind_a_greedy_backfill(
                 waits.append(world.time.now - asked)
                 world.time.sleep(0.3)
 
-    greedy = [lambda b=b: world.requests(b, 60, [0.3] * 45) for b in budgets for _ in range(3)]
-    world.time.run([*greedy, live])  # type: ignore[list-item]
+    greedy = [partial(world.requests, b, 60, [0.3] * 24) for b in budgets for _ in range(3)]
+    world.time.run([*greedy, live])
     assert max(waits) <= 2 * 60 / 46
     assert worst_window(world.done, 60.0) <= 60
 
@@ -500,7 +500,7 @@ def _most_in_a_window(arrivals: list[float]) -> int:
 
 def test_four_real_processes_use_95_percent_and_never_exceed_the_limit(tmp_path: Path) -> None:
     with CountingServer() as server:
-        processes = [_start(tmp_path / "budget.db", server.port, 11.0) for _ in range(4)]
+        processes = [_start(tmp_path / "budget.db", server.port, 9.5) for _ in range(4)]
         for process in processes:
             process.join(40)
             assert process.exitcode == 0
@@ -514,7 +514,7 @@ def test_four_real_processes_use_95_percent_and_never_exceed_the_limit(tmp_path:
 
 def test_a_killed_process_neither_breaks_the_limit_nor_blocks_the_others(tmp_path: Path) -> None:
     with CountingServer() as server:
-        processes = [_start(tmp_path / "budget.db", server.port, 11.0) for _ in range(4)]
+        processes = [_start(tmp_path / "budget.db", server.port, 10.5) for _ in range(4)]
         while len(server.arrivals) < LIMIT // 2:
             time.sleep(0.01)
         for victim in processes[:2]:
@@ -526,7 +526,7 @@ def test_a_killed_process_neither_breaks_the_limit_nor_blocks_the_others(tmp_pat
         assert [process.exitcode for process in processes] == [-9, -9, 0, 0]
     arrivals = sorted(server.arrivals)
     assert _most_in_a_window(arrivals) <= LIMIT
-    begin = arrivals[0] + 1.7 * WINDOW
+    begin = arrivals[0] + 1.7 * WINDOW  # 5.1 s to 9.6 s, all within the 10.5 s of the run
     used = sum(begin <= moment < begin + 1.5 * WINDOW for moment in arrivals) / (1.5 * LIMIT)
     print(f"used {used:.1%} after two of four were killed")
     assert used >= 0.85  # at most 4 slots of the dead stay taken for a while

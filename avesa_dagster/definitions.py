@@ -1,0 +1,40 @@
+"""The code location: the registry snapshot and the catalog become Dagster definitions.
+
+Nothing here asks a service, a registry or a secret: an import must not fail because of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from itertools import groupby
+
+import dagster as dg
+
+# Behaviour that these rest on is pinned (pyproject.toml) and tested.
+warnings.filterwarnings("ignore", category=dg.BetaWarning, module=r"avesa_dagster\..*")
+warnings.filterwarnings("ignore", category=dg.PreviewWarning, module=r"avesa_dagster\..*")
+
+from avesa_dagster.catalog.load import load_catalog  # noqa: E402
+from avesa_dagster.control.snapshot import read_snapshot  # noqa: E402
+from avesa_dagster.defs.assets import tenant_assets  # noqa: E402
+from avesa_dagster.defs.resources import AvesaResource  # noqa: E402
+from avesa_dagster.settings import Settings  # noqa: E402
+
+
+def build(settings: Settings) -> dg.Definitions:
+    """Definitions of every tenant in the snapshot that this shard holds."""
+    catalog = load_catalog(settings.mappings)
+    rows = [row for row in read_snapshot(settings.snapshot) if settings.holds(row.tenant)]
+    assets: list[dg.AssetsDefinition] = []
+    for _, connections in groupby(rows, key=lambda row: row.tenant):
+        assets += tenant_assets(list(connections), catalog)
+    return dg.Definitions(
+        assets=assets,
+        resources={"avesa": AvesaResource()},
+        executor=dg.in_process_executor,
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return build(Settings.from_environment())
