@@ -17,6 +17,8 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning, module=r"avesa_dag
 from avesa_dagster.catalog.load import load_catalog  # noqa: E402
 from avesa_dagster.control.snapshot import read_snapshot  # noqa: E402
 from avesa_dagster.defs.assets import tenant_assets  # noqa: E402
+from avesa_dagster.defs.live_sync import live_sync_schedules  # noqa: E402
+from avesa_dagster.defs.onboarding import onboarding_sensor  # noqa: E402
 from avesa_dagster.defs.resources import AvesaResource  # noqa: E402
 from avesa_dagster.settings import Settings  # noqa: E402
 
@@ -30,6 +32,8 @@ def build(settings: Settings) -> dg.Definitions:
         assets += tenant_assets(list(connections), catalog)
     return dg.Definitions(
         assets=assets,
+        sensors=[onboarding_sensor(rows)],
+        schedules=live_sync_schedules() if assets else [],
         resources={"avesa": AvesaResource()},
         executor=dg.in_process_executor,
     )

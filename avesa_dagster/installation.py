@@ -98,9 +98,7 @@ class Installation:
         """Like `open_source`, with credentials that are not stored yet."""
         settings = self.catalog.settings(connection.tenant, connection.service)
         limit = connection.requests_per_minute or settings.requests_per_minute
-        allowance = Allowance(
-            self.budget, f"{connection.service}/{connection.tenant}", limit, live
-        )
+        allowance = Allowance(self.budget, f"{connection.service}/{connection.tenant}", limit, live)
         opened: Callable[[], Source] = source_module(connection.service).connect(
             self.catalog.services[connection.service],
             values,

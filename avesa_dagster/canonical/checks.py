@@ -94,5 +94,3 @@ def _find(sql: str | None) -> Finding:
             f"select count(*), any_value(found::varchar) from ({sql}) found"  # noqa: S608
         ).fetchone()
     return Finding(int(row[0]), row[1]) if row else Finding(0)
-
-

@@ -27,7 +27,7 @@ import duckdb
 
 from avesa_dagster.canonical.mapping import SQL
 from avesa_dagster.catalog.models import CanonicalTable
-from avesa_dagster.lake.database import identifier, literal, parquet
+from avesa_dagster.lake.database import identifier, parquet
 
 DERIVATION_VERSION = 1
 """Goes up when the same versions would give another history."""
@@ -128,9 +128,7 @@ def derive(
         connection.execute(
             "DELETE FROM pieces WHERE starts > $1 OR ends <= $1", [moment.isoformat()]
         )
-    wide = ", ".join(
-        f"v.{identifier(name)}" for name in (*table.fields, *KEYS, "ingested_at")
-    )
+    wide = ", ".join(f"v.{identifier(name)}" for name in (*table.fields, *KEYS, "ingested_at"))
     return f"""
         SELECT {wide}, p.seen AS first_observed_at,
             p.starts AS effective_start_date, p.ends AS effective_end_date,
@@ -159,8 +157,10 @@ def _source(
     return f"(SELECT {columns}, (file_index::BIGINT << 40) | file_row_number AS place FROM {read})"
 
 
-_PIECE = "place BIGINT, record VARCHAR, source VARCHAR, seen TIMESTAMPTZ, starts TIMESTAMPTZ, " \
+_PIECE = (
+    "place BIGINT, record VARCHAR, source VARCHAR, seen TIMESTAMPTZ, starts TIMESTAMPTZ, "
     "ends TIMESTAMPTZ, number BIGINT, starts_seen BOOLEAN, ends_seen BOOLEAN"
+)
 _NO_PIECES = f"CREATE TEMP TABLE pieces ({_PIECE})"
 
 _FOUND = """

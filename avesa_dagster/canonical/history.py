@@ -87,9 +87,7 @@ def canonical_table(catalog: Catalog, table: str) -> CanonicalTable:
     return catalog.canonical[table]
 
 
-def canonical_inputs(
-    objects: Objects, catalog: Catalog, tenant: str, table: str
-) -> dict[str, str]:
+def canonical_inputs(objects: Objects, catalog: Catalog, tenant: str, table: str) -> dict[str, str]:
     """Key and tag of each partition, of any service, that feeds a tenant's canonical table."""
     return {
         info.key: info.tag
@@ -169,14 +167,10 @@ def rebuild(
         generation = _generation_key(tenant, canonical, inputs)
         try:
             with explained("deriving the history", where), objects.create(generation) as path:
-                rows, records = _write(
-                    objects, canonical, inputs, str(path), memory_limit, threads
-                )
+                rows, records = _write(objects, canonical, inputs, str(path), memory_limit, threads)
                 if canonical_inputs(objects, catalog, tenant, table) != inputs:
                     raise Conflict("a partition was replaced while it was read", where=where)
-            manifest = Manifest(
-                inputs, fingerprint(canonical), generation, rows, records, built_at
-            )
+            manifest = Manifest(inputs, fingerprint(canonical), generation, rows, records, built_at)
             objects.put_if(key, manifest.to_json(), tag=held.tag if held else None)
         except Conflict:
             continue

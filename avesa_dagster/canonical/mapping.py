@@ -178,4 +178,3 @@ def _typed(value: str, kind: FieldType) -> str:
 
 def _where_text(value: str, pattern: str, cast: str) -> str:
     return f"CASE WHEN regexp_full_match({value}, {literal(pattern)}) THEN {cast} END"
-

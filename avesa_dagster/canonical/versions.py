@@ -7,7 +7,6 @@ the observations, their number and how they lie in objects make no difference to
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -159,9 +158,7 @@ def build_partition(
                 explained("building versions", where),
                 connect(memory_limit=memory_limit, threads=threads, scratch=spill) as connection,
             ):
-                counts = _build(
-                    connection, objects, raw, canonical, mapping, added, target, where
-                )
+                counts = _build(connection, objects, raw, canonical, mapping, added, target, where)
             if not _holds(objects, before, target):
                 try:
                     objects.put_if(key, target.read_bytes(), tag=before.tag if before else None)
@@ -286,9 +283,7 @@ def _write(
     named = ", ".join(identifier(name) for name in typed.columns)
     constants = ", ".join(f"{literal(value)} AS {name}" for name, value in added.items())
     masks = [f"failed_{number}" for number in range(len(typed.failed))]
-    failed = "".join(
-        f", {sql} AS {name}" for name, sql in zip(masks, typed.failed, strict=True)
-    )
+    failed = "".join(f", {sql} AS {name}" for name, sql in zip(masks, typed.failed, strict=True))
     order = ", ".join([*(identifier(name) for name in schema.names), *masks])
     # Without this, the result was seen to come out in another order than ORDER BY gives it.
     connection.execute("SET preserve_insertion_order = true")

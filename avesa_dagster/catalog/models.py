@@ -227,5 +227,3 @@ class Catalog(Model):
             return None
         canonical = self.canonical[known.canonical]
         return canonical, canonical.sources[service][known.endpoint]
-
-

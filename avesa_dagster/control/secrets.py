@@ -154,7 +154,7 @@ class FileSecrets:
                     file.write(json.dumps(held, indent=2, sort_keys=True).encode())
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(fresh, path)
+                fresh.replace(path)
                 _sync_folder(self._folder)
             except OSError:
                 fresh.unlink(missing_ok=True)

@@ -4,7 +4,8 @@ Everything that is done is done by plain functions of the other folders; this is
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 import dagster as dg
@@ -15,7 +16,7 @@ from avesa_dagster.canonical.versions import PartitionBuild, build_partition
 from avesa_dagster.catalog.models import CanonicalTable, Catalog
 from avesa_dagster.control.base import TenantService
 from avesa_dagster.defs import metadata, tags
-from avesa_dagster.defs.partitions import chosen_partitions, partitions_def
+from avesa_dagster.defs.partitions import backfill_policy, chosen_partitions, partitions_def
 from avesa_dagster.defs.resources import AvesaResource
 from avesa_dagster.errors import AvesaError, FatalError
 from avesa_dagster.extract.reconcile import reconcile
@@ -129,18 +130,18 @@ def _raw(
             )
         ],
         partitions_def=windows,
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=backfill_policy(connection),
         can_subset=False,
     )
-    def compute(context: dg.AssetExecutionContext, avesa: AvesaResource) -> dg.MaterializeResult:
+    def compute(context: dg.AssetExecutionContext, avesa: AvesaResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
         installation = avesa.installation()
+        with failing_clearly():
+            partitions = chosen_partitions(context.partition_keys, connection, installation.catalog)
         request = Request(
             tenant=tenant,
             service=service,
             table=table,
-            partitions=chosen_partitions(
-                context.partition_keys, connection, installation.catalog
-            ),
+            partitions=partitions,
             mode=tags.mode_of(context.run),
             token=tags.token_of(context.run),
             run_id=context.run.run_id,
@@ -154,10 +155,8 @@ def _raw(
         def report(progress: Progress) -> None:
             context.log.info(_progress_line(title, progress))
 
-        try:
+        with failing_clearly():
             extracted = installation.extractor.extract(request, report, lambda: False)
-        except AvesaError as error:
-            raise _failure(error) from None
         objects = installation.objects
         for fetched in extracted.partitions:
             context.add_asset_metadata(
@@ -224,18 +223,21 @@ def _canonical(
             ),
         ],
         partitions_def=windows,
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=backfill_policy(connection),
         can_subset=False,
     )
-    def compute(context: dg.AssetExecutionContext, avesa: AvesaResource) -> dg.MaterializeResult:
+    def compute(context: dg.AssetExecutionContext, avesa: AvesaResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
         installation = avesa.installation()
         objects, catalog = installation.objects, installation.catalog
+        with failing_clearly():
+            partitions = [
+                partition.key
+                for partition in chosen_partitions(context.partition_keys, connection, catalog)
+            ]
         builds = []
-        for partition in context.partition_keys:
-            try:
+        for partition in partitions:
+            with failing_clearly():
                 build = build_partition(objects, catalog, tenant, service, table, partition)
-            except AvesaError as error:
-                raise _failure(error) from None
             builds.append(build)
             context.add_asset_metadata(
                 _canonical_metadata(objects, build, canonical),
@@ -246,7 +248,6 @@ def _canonical(
         context.log.info(
             f"{tenant} {service} {table}: {total} versions in {len(builds)} partition(s)"
         )
-        partitions = list(context.partition_keys)
         doubled = checks.doubled_keys(objects, tenant, service, table, partitions)
         lost = checks.lost_versions(objects, tenant, service, table, partitions)
         return dg.MaterializeResult(
@@ -265,8 +266,10 @@ def _history(
     tenant: str, canonical: CanonicalTable, feeding: Sequence[dg.AssetKey]
 ) -> dg.AssetsDefinition:
     key = history_key(tenant, canonical.table)
-    kind = "every version with its effective dates" if canonical.scd_type == "type_2" else (
-        "the newest version only"
+    kind = (
+        "every version with its effective dates"
+        if canonical.scd_type == "type_2"
+        else ("the newest version only")
     )
 
     @dg.multi_asset(
@@ -294,10 +297,10 @@ def _history(
         ],
         can_subset=False,
     )
-    def compute(context: dg.AssetExecutionContext, avesa: AvesaResource) -> dg.MaterializeResult:
+    def compute(context: dg.AssetExecutionContext, avesa: AvesaResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
         installation = avesa.installation()
         objects = installation.objects
-        try:
+        with failing_clearly():
             build = rebuild(
                 objects,
                 installation.catalog,
@@ -305,9 +308,9 @@ def _history(
                 canonical.table,
                 built_at=installation.clock(),
             )
-        except AvesaError as error:
-            raise _failure(error) from None
-        context.log.info(f"{tenant} {canonical.table}: {build.rows} rows of {build.records} records")
+        context.log.info(
+            f"{tenant} {canonical.table}: {build.rows} rows of {build.records} records"
+        )
         return dg.MaterializeResult(
             asset_key=key,
             metadata={
@@ -320,8 +323,13 @@ def _history(
                 "preview": metadata.preview(
                     objects,
                     build.generation,
-                    [*list(canonical.fields)[:_PREVIEWED], "effective_start_date",
-                     "effective_end_date", "is_current", "record_version"],
+                    [
+                        *list(canonical.fields)[:_PREVIEWED],
+                        "effective_start_date",
+                        "effective_end_date",
+                        "is_current",
+                        "record_version",
+                    ],
                 ),
             },
             check_results=[
@@ -342,9 +350,15 @@ def _progress_line(title: str, progress: Progress) -> str:
     )
 
 
-def _failure(error: AvesaError) -> dg.Failure:
+@contextmanager
+def failing_clearly() -> Iterator[None]:
     """What a person reads in the run: what, where, and what to do; no stack of ours."""
-    return dg.Failure(description=str(error), allow_retries=not isinstance(error, FatalError))
+    try:
+        yield
+    except AvesaError as error:
+        raise dg.Failure(
+            description=str(error), allow_retries=not isinstance(error, FatalError)
+        ) from None
 
 
 def _checked(name: str, finding: checks.Finding) -> dg.AssetCheckResult:

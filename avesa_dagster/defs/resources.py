@@ -14,7 +14,7 @@ def _installation() -> Installation:
     return Installation.from_environment()
 
 
-class AvesaResource(dg.ConfigurableResource):
+class AvesaResource(dg.ConfigurableResource[Installation]):
     """Gives assets and sensors the installation that AVESA_HOME names. Holds no secret."""
 
     def installation(self) -> Installation:

@@ -17,6 +17,8 @@ from avesa_dagster.extract.request import Mode
 MODE = "avesa/mode"
 TENANT = "avesa/tenant"
 SERVICE = "avesa/service"
+LANE = "avesa/lane"
+"""Runs of one lane go one after another: a tenant's backfill, and apart from it its live sync."""
 
 
 def range_tags(

@@ -113,9 +113,7 @@ def _fetch_window(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -
     )
 
 
-def _fetch_full(
-    chunk: Chunk, source: Source, shop: Workshop, spent: _Spent
-) -> tuple[Chunk, Swept]:
+def _fetch_full(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> tuple[Chunk, Swept]:
     """Pulls the whole table and stores what differs from what is held.
 
     Begins anew after a crash: what was stored is held by then, and is not stored again.
@@ -242,9 +240,7 @@ def _rejected(segment: Segment) -> list[Rejected]:
     return [item for page in segment.pages for item in page.rejected]
 
 
-def _refuse(
-    rejected: Sequence[Rejected], chunk: Chunk, partition: str, shop: Workshop
-) -> None:
+def _refuse(rejected: Sequence[Rejected], chunk: Chunk, partition: str, shop: Workshop) -> None:
     """Keeps what could not be taken, and fails: the chunk is not the whole truth."""
     if not rejected:
         return
@@ -255,5 +251,3 @@ def _refuse(
         hint=f"every other record of the window is stored, these lie in {key}. Correct them at "
         "the service and run it again",
     )
-
-

@@ -61,7 +61,7 @@ class Held:
             pa.array([i not in unstamped for i in keys.column("record_id").to_pylist()]),
         ).append_column("n", pa.array(range(rows.num_rows), pa.int64()))
         self._db.register("candidates", keys)
-        kept = self._db.execute(
+        kept = self._db.sql(
             """
             select n from candidates c where not exists (
                 select 1 from held h

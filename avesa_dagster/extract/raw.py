@@ -63,7 +63,9 @@ def deletions(
     count = len(record_ids)
     hashes = [content_hash(b"")] * count
     nothing = [None] * count
-    return _table(record_ids, closed, [observed_at] * count, hashes, nothing, chunk, run_id, deleted=True)
+    return _table(
+        record_ids, closed, [observed_at] * count, hashes, nothing, chunk, run_id, deleted=True
+    )
 
 
 def future_records(pages: Iterable[Page], now: datetime) -> tuple[list[Page], list[Rejected]]:

@@ -173,9 +173,7 @@ class Extractor:
             first=first,
             last=grain.following(settings.partitions, open_start),
             guard=self.catalog.backfill.sweep,
-            open_held=lambda: Held(
-                self.objects, request.tenant, request.service, request.table
-            ),
+            open_held=lambda: Held(self.objects, request.tenant, request.service, request.table),
             sweeping=request.mode is Mode.FULL,
         )
 
@@ -271,7 +269,7 @@ class _Runs:
         swept = []
         waiting: set[Future[tuple[Chunk, Swept]]] = set()
         queue = list(reversed(chunks))
-        threads = pool._max_workers  # noqa: SLF001
+        threads = pool._max_workers
         while queue or waiting:
             while queue and len(waiting) < threads and not self._stop.is_set():
                 waiting.add(pool.submit(self._one, queue.pop()))

@@ -230,7 +230,7 @@ class Reader:
     def _history(
         self, connection: duckdb.DuckDBPyConnection, tenant: str, canonical: CanonicalTable
     ) -> _Answer:
-        """The history as of now; leaves what had to be derived in temporary tables."""
+        """The history as of now; leaves what had to be derived in schema `avesa`."""
         table = canonical.table
         columns = ", ".join(map(identifier, history_columns(canonical)))
         with explained("reading the history", Where(tenant, table=table)):
@@ -287,8 +287,8 @@ class Reader:
             every_version=canonical.scd_type == ScdType.TYPE_2,
             records=records,
         )
-        fresh = identifier(f"derived {canonical.table}")
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE {fresh} AS {wide}")
+        fresh = f"avesa.{identifier(canonical.table)}"
+        connection.execute(f"CREATE OR REPLACE TABLE {fresh} AS {wide}")
         connection.execute("DROP TABLE pieces")
         return _Answer(f"SELECT {columns} FROM {fresh}", ())
 
@@ -305,10 +305,10 @@ class Reader:
         Raw is append-only, so a record that lay in a partition lies there still.
         """
         behind = [key for key, tag in inputs.items() if manifest.inputs.get(key) != tag]
-        touched = identifier(f"touched {canonical.table}")
+        touched = f"avesa.{identifier(canonical.table + ' touched')}"
         source = parquet(self._objects.location(key) for key in behind)
         connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE {touched} AS "
+            f"CREATE OR REPLACE TABLE {touched} AS "
             f"SELECT DISTINCT {', '.join(RECORD)} FROM {source}"
         )
         fresh = self._derived(connection, canonical, inputs, columns, touched)
@@ -337,16 +337,18 @@ class Reader:
                     return _Answer("SELECT * FROM held", ())
         raise _restless(tenant, canonical.table)
 
-    def _open(
-        self, tenant: str, table: str
-    ) -> tuple[CanonicalTable, duckdb.DuckDBPyConnection]:
+    def _open(self, tenant: str, table: str) -> tuple[CanonicalTable, duckdb.DuckDBPyConnection]:
         canonical = canonical_table(self._catalog, table)
         if not self._inputs(tenant, table):
             self._known(tenant)
         return canonical, self._connect()
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
-        return connect(memory_limit=self._memory_limit, threads=self._threads)
+        connection = connect(memory_limit=self._memory_limit, threads=self._threads)
+        # What is derived lies out of the sight of SHOW TABLES, and not among temporary tables,
+        # which even a read-only transaction may write.
+        connection.execute("CREATE SCHEMA avesa")
+        return connection
 
     def _relation(
         self, connection: duckdb.DuckDBPyConnection, sql: str, tenant: str, table: str

@@ -1,7 +1,7 @@
 """One reading statement, in a database that can do nothing else.
 
-Two walls: the statement must be one that only reads, and the database is locked before it runs.
-It opens no file but those that it was given, loads no extension and changes no setting.
+Two walls: the statement must be one that only reads, in a transaction that only reads; and the
+database is locked before it runs. It opens no file but those that it was given, loads no extension and changes no setting.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def run(
         ConfigurationError: It fails; one line says why.
     """
     try:
+        # A WITH can hold an INSERT, and counts as a SELECT.
+        connection.execute("BEGIN TRANSACTION READ ONLY")
         return connection.execute(statement).to_arrow_table()
     except duckdb.Error as error:
         raise _failed(error, where) from None
 
 
-def _explained(
-    connection: duckdb.DuckDBPyConnection, query: str
-) -> duckdb.StatementType | None:
+def _explained(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.StatementType | None:
     """What an EXPLAIN explains; None if it has options, which need not be understood here."""
     try:
         return connection.extract_statements(_EXPLAIN.sub("", query, count=1))[0].type

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-FIRST_NAMES = """
-Ada Bram Chiara Dmitri Elif Farah Gustavo Hana Ines Jonas Kaori Liam Mbali Nina Oluwaseun Priya
-Quentin Rosa Søren Tomás Ulla Viktor Wanjiru Xin Yusuf Zoë Anne-Marie José Łukasz Siobhán
-""".split()
+FIRST_NAMES = ["Ada", "Bram", "Chiara", "Dmitri", "Elif", "Farah", "Gustavo", "Hana", "Ines", "Jonas", "Kaori", "Liam", "Mbali", "Nina", "Oluwaseun", "Priya", "Quentin", "Rosa", "Søren", "Tomás", "Ulla", "Viktor", "Wanjiru", "Xin", "Yusuf", "Zoë", "Anne-Marie", "José", "Łukasz", "Siobhán"]
 
-LAST_NAMES = """
-Abernathy Bianchi Castillo Dvořák Eriksen Fitzgerald García Hofmann Ibrahim Jansen Kowalski
-Lindqvist Müller Nakamura O'Neill Petrov Quinn Rossi Silva Tanaka Usman Villanueva Weiß Xu
-Şahin Zhang
-""".split()
+LAST_NAMES = ["Abernathy", "Bianchi", "Castillo", "Dvořák", "Eriksen", "Fitzgerald", "García", "Hofmann", "Ibrahim", "Jansen", "Kowalski", "Lindqvist", "Müller", "Nakamura", "O'Neill", "Petrov", "Quinn", "Rossi", "Silva", "Tanaka", "Usman", "Villanueva", "Weiß", "Xu", "Şahin", "Zhang"]
 
-FIRMS = """
-Northwind Contoso Fabrikam Tailspin Wingtip Litware Adatum Proseware Lucerne Humongous Trey
-Relecloud Blue-Yonder Coho Margie's Fourth-Coffee Graphic-Design School-of-Fine-Art
-VanArsdel Woodgrove
-""".split()
+FIRMS = ["Northwind", "Contoso", "Fabrikam", "Tailspin", "Wingtip", "Litware", "Adatum", "Proseware", "Lucerne", "Humongous", "Trey", "Relecloud", "Blue-Yonder", "Coho", "Margie's", "Fourth-Coffee", "Graphic-Design", "School-of-Fine-Art", "VanArsdel", "Woodgrove"]
 
 TRADES = [
     "Dental Group", "Legal LLP", "Logistics", "Veterinary Clinic", "Manufacturing",

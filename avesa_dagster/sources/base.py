@@ -98,8 +98,10 @@ class Source(Protocol):
         FatalError: The service will never answer this.
     """
 
-    requests: int
-    """Requests sent so far, repeated ones too."""
+    @property
+    def requests(self) -> int:
+        """Requests sent so far, repeated ones too."""
+        ...
 
     def now(self) -> datetime:
         """The service's present: ours or the service's clock, whichever is behind."""

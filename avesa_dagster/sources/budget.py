@@ -1,9 +1,9 @@
 """The request budget: how many requests a minute, shared by every process of the installation.
 
 Why not pyrate-limiter: its SQLite bucket stamps a request when it is acquired and knows nothing of
-its end (`put` in 4.5.1), so a request that travels counts too early; with a limit of 40 in 2 s and
-up to 300 ms between acquisition and arrival, 47 arrivals fell into one window. It also has neither
-classes nor pauses nor a queue between processes: whoever happens to poll first goes first.
+its end (`put` in 4.5.1), so one that travels counts too early; with a limit of 40 in 2 s and up to
+300 ms from acquisition to arrival, the fullest window held 40, 41, 45 and 47 arrivals in four runs.
+It also has no classes, no pause and no queue: waiting callers sleep and try again, in any order.
 
 **The window.** A slot is taken when a request is granted, and free one window after its response
 ended. The service counted it somewhere in between, so whatever it counts by, no window of its own
@@ -37,7 +37,7 @@ from typing import Protocol, TypeVar
 
 from avesa_dagster.control.base import BudgetUse
 from avesa_dagster.control.sqlite_database import CorruptDatabase, Database
-from avesa_dagster.errors import AvesaError, ConfigurationError, StoreError
+from avesa_dagster.errors import ConfigurationError, Stopped, StoreError
 from avesa_dagster.sources.budget_queue import (
     SCHEMA,
     Ticket,
@@ -54,10 +54,6 @@ _Result = TypeVar("_Result")
 
 _MICROS = 1_000_000
 _DAY = 86_400.0
-
-
-class RequestCancelled(AvesaError):
-    """The caller gave up while the request waited for its turn. Nothing was sent."""
 
 
 class Budget(Protocol):
@@ -84,7 +80,7 @@ class Budget(Protocol):
             cancelled: Asked about ten times a second while waiting.
 
         Raises:
-            RequestCancelled: If `cancelled` said so; the turn goes to the next.
+            Stopped: If `cancelled` said so; the turn goes to the next.
             ConfigurationError: If the limit is below 1.
             StoreError: If the shared state cannot be read or written; no request may be made.
         """
@@ -238,9 +234,7 @@ class SqliteBudget:
         try:
             while not granted:
                 if cancelled():
-                    raise RequestCancelled(
-                        f"cancelled while waiting for the request budget of {ticket.key}"
-                    )
+                    raise Stopped(f"cancelled while waiting for the request budget of {ticket.key}")
                 rest = self._transact(
                     lambda connection, now: attempt(
                         connection, self._window, self._reserve, ticket, limit, now
@@ -354,7 +348,7 @@ class SqliteBudget:
                 os.link(self._path, kept)
                 for suffix in ("-wal", "-shm"):  # they belong to the corrupt file
                     Path(f"{self._path}{suffix}").unlink(missing_ok=True)
-                os.replace(fresh, self._path)
+                fresh.replace(self._path)
             finally:
                 os.close(lock)
         except OSError as failure:
@@ -392,7 +386,7 @@ def _check_limit(key: str, limit: int) -> None:
 
 def _inode(path: Path) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)
+        found = path.stat()
     except OSError:  # opening it will say why
         return None
     return found.st_dev, found.st_ino

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import email.utils
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +36,9 @@ from avesa_dagster.sources.budget import Budget
 T = TypeVar("T")
 _RETRIED = {408, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 _DEFAULT_PAUSE = 15.0
+_PART = 256 * 1024
+LONGEST_ANSWER = 180.0
+"""Seconds in which a body has to arrive; the budget counts on requests that end."""
 
 
 class NotFound(FatalError):
@@ -91,7 +95,7 @@ class Http:
         timeout: float,
         clock: Clock,
         cancelled: Cancelled,
-        retrying: Retrying = Retrying(),  # noqa: B008 (frozen)
+        retrying: Retrying = Retrying(),
     ) -> None:
         self.requests = 0
         self.server_time: datetime | None = None
@@ -165,9 +169,10 @@ class Http:
                     headers=self._headers if authenticated else None,
                     timeout=(min(10.0, self._timeout), self._timeout),
                     allow_redirects=False,
+                    stream=True,
                     proxies=requests.utils.get_environ_proxies(url),
                 )
-                body = answer.content
+                body = self._body(answer)
             except (rx.MissingSchema, rx.InvalidSchema, rx.InvalidURL, rx.InvalidHeader):
                 raise ConfigurationError(
                     f"{urlsplit(url).netloc!r} cannot be asked: the address is not valid",
@@ -182,6 +187,19 @@ class Http:
         self._note_time(answer)
         self._check(url, answer, body)
         return body
+
+    def _body(self, answer: requests.Response) -> bytes:
+        """The whole body, within LONGEST_ANSWER: an answer that drips holds its slot for ever."""
+        deadline = time.monotonic() + LONGEST_ANSWER
+        parts = []
+        with answer:
+            for part in answer.iter_content(_PART):
+                parts.append(part)
+                if time.monotonic() > deadline:
+                    raise RetriableError(
+                        f"the answer took longer than {LONGEST_ANSWER:.0f} s", where=self._where
+                    )
+        return b"".join(parts)
 
     def _note_time(self, answer: requests.Response) -> None:
         stamp = answer.headers.get("Date")

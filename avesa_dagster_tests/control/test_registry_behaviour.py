@@ -124,7 +124,7 @@ def test_times_are_kept_exactly_and_come_back_in_utc(control: Control, moment: d
 
 
 def test_a_time_without_zone_is_refused(control: Control) -> None:
-    naive = datetime(2026, 1, 1)  # noqa: DTZ001
+    naive = datetime(2026, 1, 1)
     with pytest.raises(ConfigurationError, match="time zone"):
         control.registry.connect(
             "a", "b", history_start=naive, tables=[], requests_per_minute=None, now=day(0)

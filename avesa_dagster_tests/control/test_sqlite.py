@@ -33,7 +33,7 @@ def _write_until_killed(path: str, log: str, worker: int) -> None:
     control = SqliteControl(Path(path))
     mine = chunk(worker)
     part = 0
-    with open(log, "ab", buffering=0) as file:
+    with Path(log).open("ab", buffering=0) as file:
         while True:
             control.ledger.progress(
                 mine, cursor=f"{part}", rows=1, stored=1, requests=1, objects=[f"o{part}"],
@@ -59,7 +59,7 @@ def test_a_kill_in_the_middle_of_transactions_loses_nothing_that_was_returned(
         process.start()
     while not all(log.exists() and log.stat().st_size > 5 for log in logs):
         time.sleep(0.005)
-    time.sleep(random.Random(seed).random() * 0.2)
+    time.sleep(random.Random(seed).random() * 0.2)  # noqa: S311
     for process in processes:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)

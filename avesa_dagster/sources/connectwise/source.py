@@ -145,7 +145,11 @@ class ConnectWise:
     def newest_id(self, table: str) -> str | None:
         known = self._service.tables[table]
         decoder = self._decoders[table]
-        newest = {"orderBy": f"{known.id} desc", "pageSize": 1, "fields": known.id}
+        newest: dict[str, str | int] = {
+            "orderBy": f"{known.id} desc",
+            "pageSize": 1,
+            "fields": known.id,
+        }
 
         def parse(body: bytes) -> str | None:
             records, _ = decoder.decode(body)
@@ -202,9 +206,7 @@ class ConnectWise:
         }
 
 
-def _within(
-    window: Window | None, records: list[Record], rejected: list[Rejected]
-) -> list[Record]:
+def _within(window: Window | None, records: list[Record], rejected: list[Rejected]) -> list[Record]:
     """The records of the window; others are rejected: a filter that is not obeyed is noticed."""
     if window is None:
         return records

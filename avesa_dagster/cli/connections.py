@@ -1,0 +1,161 @@
+"""`avesa connect`, `disconnect`, `tenants`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from avesa_dagster.cli.output import as_json_option, print_json, print_table
+from avesa_dagster.errors import ConfigurationError
+from avesa_dagster.installation import Installation
+from avesa_dagster.names import checked
+from avesa_dagster.sources.registry import source_module
+
+_SECRET = ("key", "secret", "password", "token")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  avesa connect acme connectwise --credentials acme.json
+  cat acme.json | avesa connect acme connectwise --credentials - --lookback-days 365
+  avesa connect acme connectwise --table tickets --table members   (asks for the credentials)
+
+\b
+The credentials of ConnectWise, as JSON:
+  {"api_base_url": "https://na.myconnectwise.net", "company_id": "…",
+   "public_key": "…", "private_key": "…", "client_id": "…"}
+"""
+)
+@click.argument("tenant")
+@click.argument("service")
+@click.option(
+    "--credentials",
+    "credentials_file",
+    metavar="FILE",
+    help="JSON file with the credentials; - is standard input. Without it, they are asked for.",
+)
+@click.option("--lookback-days", type=click.IntRange(1, 36_500), help="Days of history to have.")
+@click.option("--requests-per-minute", type=click.IntRange(1), help="The tenant's own budget.")
+@click.option("--table", "tables", multiple=True, help="A table to have; may be repeated.")
+@click.option("--no-check", is_flag=True, help="Do not ask the service whether it accepts them.")
+@as_json_option
+def connect(
+    tenant: str,
+    service: str,
+    credentials_file: str | None,
+    lookback_days: int | None,
+    requests_per_minute: int | None,
+    tables: tuple[str, ...],
+    no_check: bool,
+    as_json: bool,
+) -> None:
+    """Connect TENANT's SERVICE: check its credentials, keep them, and have its history fetched.
+
+    A running daemon finds the new tenant by itself and backfills it, recent months first.
+    Connecting again replaces the credentials; history may only grow to the left.
+    """
+    checked("tenant", tenant)
+    values = _credentials(service, credentials_file)
+    connection = Installation.from_environment().connect(
+        tenant,
+        service,
+        values,
+        lookback_days=lookback_days,
+        requests_per_minute=requests_per_minute,
+        tables=tables,
+        probe=not no_check,
+    )
+    if as_json:
+        print_json(_described(connection))
+        return
+    click.echo(
+        f"{tenant} {service} is connected: {', '.join(connection.tables)}, "
+        f"from {connection.history_start:%Y-%m-%d} on."
+    )
+    click.echo(
+        "A running daemon (avesa dev) backfills it now. Without one: "
+        f"dagster asset materialize -m avesa_dagster.definitions --select "
+        f"'group:{tenant.replace('-', '_')}__{service}' "
+        f"--partition-range {connection.history_start:%Y-%m-%d}...{connection.updated_at:%Y-%m-01}"
+    )
+
+
+@click.command(
+    epilog="""\b
+Example:
+  avesa disconnect acme connectwise
+"""
+)
+@click.argument("tenant")
+@click.argument("service")
+@as_json_option
+def disconnect(tenant: str, service: str, as_json: bool) -> None:
+    """Stop syncing TENANT's SERVICE and forget its credentials. Its data stays queryable."""
+    checked("tenant", tenant)
+    connection = Installation.from_environment().disconnect(tenant, service)
+    if as_json:
+        print_json(_described(connection))
+    else:
+        click.echo(f"{tenant} {service} is disconnected; its data stays queryable.")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  avesa tenants
+  avesa tenants --json
+"""
+)
+@click.option("--refresh", is_flag=True, help="Write the registry snapshot anew first.")
+@as_json_option
+def tenants(refresh: bool, as_json: bool) -> None:
+    """List what is connected."""
+    installation = Installation.from_environment()
+    if refresh:
+        installation.refresh_snapshot()
+    described = [_described(row) for row in installation.control.registry.all()]
+    if as_json:
+        print_json(described)
+    elif described:
+        columns = list(described[0])
+        print_table(columns, [[row[name] for name in columns] for row in described])
+    else:
+        click.echo("No tenant is connected. Connect one: avesa connect TENANT SERVICE")
+
+
+def _credentials(service: str, file: str | None) -> dict[str, object]:
+    fields = source_module(service).FIELDS
+    if file is None:
+        return {
+            name: click.prompt(name, hide_input=any(word in name for word in _SECRET))
+            for name in fields
+        }
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is no UTF-8"
+        raise ConfigurationError(f"the credentials file {file}: {reason}") from None
+    try:
+        values = json.loads(text)
+    except ValueError:  # its text would quote the document
+        values = None
+    if not isinstance(values, dict):
+        raise ConfigurationError(
+            f"the credentials in {file} are no JSON object",
+            hint=f"write an object with {', '.join(fields)}",
+        )
+    return values
+
+
+def _described(row: object) -> dict[str, object]:
+    names = (
+        "tenant", "service", "enabled", "generation", "history_start", "tables",
+        "requests_per_minute", "connected_at",
+    )  # fmt: skip
+    described = {name: getattr(row, name) for name in names}
+    described["tables"] = ", ".join(described["tables"])
+    return described

@@ -1,0 +1,208 @@
+"""`avesa demo` and what `avesa dev` shares with it: the simulated service and Dagster's processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from avesa_dagster.cli.ask import print_calendar, tenant_coverage
+from avesa_dagster.cli.output import console, print_records, print_table
+from avesa_dagster.control.base import TenantService
+from avesa_dagster.control.coverage import PartitionCoverage
+from avesa_dagster.defs import processes
+from avesa_dagster.defs.homes import prepare
+from avesa_dagster.errors import RetriableError
+from avesa_dagster.installation import Installation
+from avesa_dagster.lake.reader import Reader
+from avesa_dagster.sandbox.process import Simulator
+from avesa_dagster.settings import Settings
+
+TENANT, SERVICE = "acme", "connectwise"
+_SEED = 7
+_LIMIT = 200
+_PATIENCE = 20 * 60
+_QUERIES = (
+    (
+        "Open tickets by priority",
+        "select priority, count(*) tickets, round(avg(actual_hours), 1) hours from tickets "
+        "where closed_date is null group by priority order by tickets desc",
+    ),
+    (
+        "Who works most for whom",
+        "select c.company_name, count(*) entries, round(sum(t.actual_hours)) hours "
+        "from time_entries t join companies c on c.id = t.company_id "
+        "group by all order by hours desc limit 5",
+    ),
+    (
+        "How tickets came in, by quarter",
+        "select date_trunc('quarter', created_date)::date as quarter, count(*) tickets, "
+        "count(distinct company_id) companies from tickets group by all order by quarter",
+    ),
+)
+
+
+def demonstrate(installation: Installation, sizes: Mapping[str, int]) -> int:
+    """Runs the demonstration to its end; returns the exit code."""
+    began = time.monotonic()
+    settings = installation.settings
+    console.print(f"[bold]AVESA demo[/bold] in {settings.home}\n")
+    with _demo_simulator(settings, sizes) as simulator:
+        console.print(f"  simulated ConnectWise on {simulator.url}, {_LIMIT} requests a minute")
+        with dagster(settings, port=processes.free_port(), quiet=True):
+            console.print("  Dagster's daemon and webserver are up")
+            connection = installation.connect(
+                TENANT, SERVICE, simulator.credentials, requests_per_minute=_LIMIT
+            )
+            console.print(
+                f"  {TENANT} connected {SERVICE}; the onboarding sensor finds it and backfills "
+                f"{', '.join(connection.tables)} from {connection.history_start:%Y-%m-%d}\n"
+            )
+            failures = _follow(installation, connection)
+        used = simulator.control("stats")
+    if failures:
+        for failure in failures:
+            click.echo(f"avesa: {failure}", err=True)
+        return 1
+    _say_what_arrived(installation, connection, used, time.monotonic() - began)
+    return 0
+
+
+@contextmanager
+def dagster(
+    settings: Settings, *, port: int, host: str = "127.0.0.1", quiet: bool
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Webserver and daemon as one child process; ended with the block."""
+    home = prepare(settings.dagster_home)
+    processes.bury_the_dead(home)
+    process = processes.start(settings, port=port, host=host, quiet=quiet)
+    try:
+        yield process
+    finally:
+        processes.stop(process)
+
+
+@contextmanager
+def simulator_of(installation: Installation) -> Iterator[str | None]:
+    """Runs the demo's simulated service while a demo installation is open; yields its address."""
+    if not _notes(installation.settings).exists():
+        yield None
+        return
+    with _demo_simulator(installation.settings, {}) as simulator:
+        yield simulator.url
+
+
+def _notes(settings: Settings) -> Path:
+    return settings.home / "demo.json"
+
+
+@contextmanager
+def _demo_simulator(settings: Settings, sizes: Mapping[str, int]) -> Iterator[Simulator]:
+    """The same world at the same address as the last time, as far as the port is still free."""
+    notes = _notes(settings)
+    try:
+        held: dict[str, Any] = json.loads(notes.read_text("utf-8"))
+    except FileNotFoundError:
+        held = {
+            "port": processes.free_port(),
+            "now": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "sizes": dict(sizes),
+        }
+        settings.home.mkdir(parents=True, exist_ok=True)
+        notes.write_text(json.dumps(held, indent=1), "utf-8")
+    options = {**held["sizes"], "now": held["now"], "seed": _SEED}
+    with Simulator(port=held["port"], requests_per_minute=_LIMIT, **options) as simulator:
+        simulator.control("clock", offset_seconds=0)
+        yield simulator
+
+
+def _follow(installation: Installation, connection: TenantService) -> list[str]:
+    """Shows how far the backfill is until its runs have ended; returns what failed."""
+    columns = (
+        TextColumn("  {task.description:<14}"),
+        BarColumn(bar_width=40),
+        TextColumn("{task.completed:>4.0f}/{task.total:<4.0f} windows  {task.fields[rows]}"),
+        TimeElapsedColumn(),
+    )
+    total = len(tenant_coverage(installation, TENANT)[SERVICE]) // len(connection.tables)
+    deadline = time.monotonic() + _PATIENCE
+    with Progress(*columns, console=console) as progress:
+        bars = {t: progress.add_task(t, total=total, rows="") for t in connection.tables}
+        while True:
+            covered = tenant_coverage(installation, TENANT)[SERVICE]
+            for table, bar in bars.items():
+                own = [item for item in covered if item.table == table]
+                done = sum(_since(item, connection) for item in own)
+                progress.update(bar, completed=done, rows=_rows(own))
+            outcome = processes.outcome_of(
+                installation.settings.dagster_home,
+                TENANT,
+                connection.connected_at if connection.generation == 1 else connection.updated_at,
+            )
+            if outcome.failures or (outcome.ended and outcome.launched):
+                return list(outcome.failures)
+            if time.monotonic() > deadline:
+                raise RetriableError(
+                    f"the backfill has not ended after {_PATIENCE // 60} minutes",
+                    hint="what arrived is kept; run it again, or look with: make dev",
+                )
+            time.sleep(1)
+
+
+def _since(item: PartitionCoverage, connection: TenantService) -> bool:
+    return item.share >= 1.0 and item.as_of is not None and item.as_of >= connection.updated_at
+
+
+def _rows(items: list[PartitionCoverage]) -> str:
+    rows = sum(item.rows for item in items)
+    return f"{rows:,} rows" if rows else ""
+
+
+def _say_what_arrived(
+    installation: Installation,
+    connection: TenantService,
+    used: Mapping[str, Any],
+    seconds: float,
+) -> None:
+    reader = Reader(installation.objects, installation.catalog)
+    covered = tenant_coverage(installation, TENANT)[SERVICE]
+    rows = []
+    for table in connection.tables:
+        counts = reader.query(
+            TENANT,
+            f"select (select count(*) from {table}) records, "  # noqa: S608 (a checked name)
+            f"(select count(*) from {table}_history) versions",
+        ).to_pylist()[0]
+        windows = [item for item in covered if item.table == table]
+        full = sum(item.share >= 1.0 for item in windows)
+        rows.append(
+            (
+                table,
+                f"{counts['records']:,}",
+                f"{counts['versions']:,}",
+                f"{full} of {len(windows)}",
+            )
+        )
+    console.print()
+    print_table(("table", "records", "versions", "windows covered"), rows, "What arrived")
+    busiest = max(used["max_accepted_in_60s_by_credential"].values(), default=0)
+    console.print(
+        f"\n{used['total']} requests in {seconds:.0f} s; the busiest minute took {busiest} of "
+        f"{_LIMIT} as the service counted, {used['refused']} were refused\n"
+    )
+    print_calendar(f"Coverage of {TENANT} {SERVICE}", covered)
+    for title, sql in _QUERIES:
+        console.print(f'\n[bold]{title}[/bold]\n[dim]avesa query {TENANT} "{sql}"[/dim]')
+        table_ = reader.query(TENANT, sql)
+        print_records(table_.to_pylist(), table_.column_names)
+    console.print(
+        "\nThe service is gone; the queries still answer. Open the UI: [bold]make dev[/bold]"
+    )

@@ -1,0 +1,112 @@
+"""`avesa simulate`, `dev`, `env`, `demo`: an installation on one machine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+
+import click
+
+from avesa_dagster.installation import Installation
+from avesa_dagster.settings import Settings
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    epilog="""\b
+Examples:
+  avesa simulate connectwise --tickets 20000 --requests-per-minute 200
+  avesa simulate connectwise --help
+""",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def simulate(arguments: tuple[str, ...]) -> None:
+    """Run a simulated service on loopback until it is stopped.
+
+    Prints one line of JSON with its address and credentials when it is listening.
+    """
+    from avesa_dagster.sandbox.__main__ import main
+
+    raise click.exceptions.Exit(main(list(arguments)))
+
+
+@click.command(
+    epilog="""\b
+Example:
+  eval "$(avesa env)"; dagster asset list -m avesa_dagster.definitions
+"""
+)
+def env() -> None:
+    """Print the shell variables that `dagster` needs for this installation."""
+    from avesa_dagster.defs.homes import prepare
+
+    settings = Settings.from_environment()
+    for name, value in variables(settings).items():
+        click.echo(f"export {name}={shlex.quote(value)}")
+    prepare(settings.dagster_home)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  avesa dev
+  avesa dev --port 3333
+"""
+)
+@click.option("--port", type=click.IntRange(1, 65_535), default=3000, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+def dev(port: int, host: str) -> None:
+    """Open the Dagster UI and its daemon on this installation, until stopped.
+
+    The service that `avesa demo` simulates runs along if this installation is the demo's.
+    """
+    from avesa_dagster.cli import demonstration
+
+    settings = Settings.from_environment()
+    with (
+        demonstration.simulator_of(Installation(settings)) as simulated,
+        demonstration.dagster(settings, port=port, host=host, quiet=False) as process,
+    ):
+        if simulated:
+            click.echo(f"The demo's simulated service: {simulated}")
+        click.echo(f"Dagster UI: http://{host}:{port}  (stop with Ctrl-C)")
+        try:
+            raise click.exceptions.Exit(process.wait())
+        except KeyboardInterrupt:
+            click.echo("stopping")
+
+
+@click.command(
+    epilog="""\b
+Example:
+  avesa demo --tickets 20000
+"""
+)
+@click.option("--tickets", type=click.IntRange(1), default=20_000, show_default=True)
+@click.option("--time-entries", type=click.IntRange(1), default=30_000, show_default=True)
+@click.option("--companies", type=click.IntRange(1), default=500, show_default=True)
+@click.option("--contacts", type=click.IntRange(1), default=2_000, show_default=True)
+def demo(tickets: int, time_entries: int, companies: int, contacts: int) -> None:
+    """Connect tenant acme to a simulated ConnectWise and backfill two years, through Dagster.
+
+    Ends by itself; what it fetched stays in AVESA_HOME.
+    """
+    from avesa_dagster.cli import demonstration
+
+    sizes = {
+        "tickets": tickets,
+        "time_entries": time_entries,
+        "companies": companies,
+        "contacts": contacts,
+    }
+    raise click.exceptions.Exit(demonstration.demonstrate(Installation.from_environment(), sizes))
+
+
+def variables(settings: Settings) -> dict[str, str]:
+    """What the environment of a `dagster` process has to say."""
+    return {
+        "AVESA_HOME": str(settings.home),
+        "DAGSTER_HOME": str(settings.dagster_home),
+        "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
+    }

@@ -1,0 +1,52 @@
+"""How commands speak: tables for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+console = Console(highlight=False, soft_wrap=False)
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+
+
+def print_json(value: object) -> None:
+    """One JSON document on standard output; times are ISO 8601 in UTC."""
+    click.echo(json.dumps(value, indent=1, default=_plain, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
+    """A table that fits its contents; long texts are cut to the terminal's width."""
+    table = Table(title=title or None, title_justify="left", header_style="bold", box=None)
+    for name in columns:
+        table.add_column(name, overflow="ellipsis", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console.print(table)
+
+
+def print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Rows of a query as a table."""
+    print_table(columns, [[record[name] for name in columns] for record in records])
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "·"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).replace("\n", " ").replace("[", "\\[")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return str(value)

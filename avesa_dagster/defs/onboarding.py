@@ -1,0 +1,83 @@
+"""The onboarding sensor: a newly connected tenant service gets its assets and its history."""
+
+import json
+from collections.abc import Sequence
+
+import dagster as dg
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
+from dagster._grpc.client import DagsterGrpcClient
+
+from avesa_dagster.control.base import TenantService
+from avesa_dagster.defs.launches import onboarding_launches
+from avesa_dagster.defs.resources import AvesaResource
+
+_RELOAD_SECONDS = 120
+Loaded = frozenset[tuple[object, ...]]
+
+
+def shape(rows: Sequence[TenantService]) -> Loaded:
+    """What of the registry the definitions depend on."""
+    return frozenset(
+        (row.tenant, row.service, row.number, row.history_start, row.tables) for row in rows
+    )
+
+
+def onboarding_sensor(rows: Sequence[TenantService]) -> dg.SensorDefinition:
+    """The sensor of definitions that were built from these rows."""
+    loaded = shape(rows)
+
+    @dg.sensor(
+        name="onboarding",
+        asset_selection=dg.AssetSelection.all(),
+        minimum_interval_seconds=5,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Finds newly connected tenant services: brings their assets into the code "
+        "location and backfills them, recent months first. Once for each generation of "
+        "credentials.",
+    )
+    def onboarding(
+        context: dg.SensorEvaluationContext, avesa: AvesaResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        installation = avesa.installation()
+        registry = [
+            row
+            for row in installation.control.registry.all()
+            if installation.settings.holds(row.tenant)
+        ]
+        if shape(registry) != loaded:
+            installation.refresh_snapshot()
+            return dg.SkipReason(_reload(context))
+        known: dict[str, int] = json.loads(context.cursor or "{}")
+        requests = []
+        for row in registry:
+            name = f"{row.tenant}/{row.service}"
+            if not row.enabled or known.get(name, 0) >= row.generation:
+                continue
+            launches = onboarding_launches(row, installation.catalog, installation.clock())
+            requests += [launch.request() for launch in launches]
+            known[name] = row.generation
+        if not requests:
+            return dg.SkipReason("every connected tenant service is known")
+        return dg.SensorResult(run_requests=requests, cursor=json.dumps(known, sort_keys=True))
+
+    return onboarding
+
+
+def _reload(context: dg.SensorEvaluationContext) -> str:
+    """Has the code location loaded again, so that the next tick knows the new assets.
+
+    A reload that fails ends the code server, so the definitions are built here first: a mistake
+    in the mappings fails this tick and nothing else.
+    """
+    from avesa_dagster.definitions import build
+    from avesa_dagster.settings import Settings
+
+    build(Settings.from_environment())
+    origin = context.code_location_origin
+    if not isinstance(origin, GrpcServerCodeLocationOrigin):
+        return "the registry has changed; this daemon loads its definitions again each minute"
+    client = DagsterGrpcClient(
+        host=origin.host, port=origin.port, socket=origin.socket, use_ssl=bool(origin.use_ssl)
+    )
+    client.reload_code(timeout=_RELOAD_SECONDS)
+    return "the registry has changed; the code location is loaded again"
