@@ -1,15 +1,21 @@
 """Histories as generations: derived whole, published by one conditional write of a manifest.
 
-A generation is named after what it was derived from. The manifest says which generation holds,
-and the canonical partitions, with their tags, that it covers; a reader derives what came later.
+A generation is named after what it was derived from and never replaced. The manifest says which
+generation holds, and the canonical partitions, with their tags, that it covers; a reader derives
+what came later.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+
+import duckdb
 
 from avesa_dagster.canonical.derivation import derive, fingerprint
 from avesa_dagster.catalog.models import CanonicalTable, Catalog, ScdType
@@ -20,6 +26,10 @@ from avesa_dagster.lake.objects import Conflict, Objects
 
 ATTEMPTS = 10
 """Rounds of deriving while partitions are replaced, before giving up."""
+
+
+class Restless(StoreError):
+    """The partitions were replaced each time that they were read. Try again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +162,8 @@ def rebuild(
 
     Raises:
         ConfigurationError: There is no such canonical table.
-        StoreError: A file cannot be read or written, or the partitions never stood still.
+        StoreError: A file cannot be read or written.
+        Restless: The partitions never stood still for as long as it takes.
     """
     canonical = canonical_table(catalog, table)
     where = Where(tenant, table=table)
@@ -166,27 +177,58 @@ def rebuild(
         old = {info.key for info in objects.list(history_prefix(tenant, table))}
         generation = _generation_key(tenant, canonical, inputs)
         try:
-            with explained("deriving the history", where), objects.create(generation) as path:
-                rows, records = _write(objects, canonical, inputs, str(path), memory_limit, threads)
-                if canonical_inputs(objects, catalog, tenant, table) != inputs:
-                    raise Conflict("a partition was replaced while it was read", where=where)
+            with (
+                explained("deriving the history", where),
+                objects.create(generation) as path,
+                standing(objects, catalog, tenant, table, inputs),
+            ):
+                rows, records = _write(
+                    objects, canonical, inputs, str(path), memory_limit, threads
+                )
             manifest = Manifest(inputs, fingerprint(canonical), generation, rows, records, built_at)
             objects.put_if(key, manifest.to_json(), tag=held.tag if held else None)
         except Conflict:
+            objects.delete(generation)
             continue
-        # Old generations were listed before the manifest was written, so one that somebody is
-        # about to publish is not among them. A reader may still be in the previous one.
+        # They were listed before the manifest was written, so none is among them that somebody
+        # can still publish. A reader may still be in the previous one.
         kept = {generation, previous.generation if previous else None}
         for name in old - kept:
             if name.endswith(".parquet"):
                 objects.delete(name)
-        if objects.stat(generation):
-            return _build(manifest, changed=True)
-    raise StoreError(
+        return _build(manifest, changed=True)
+    raise Restless(
         f"the history was derived {ATTEMPTS} times, and each time its partitions had changed",
         where=where,
         hint="readers are exact without it; rebuild when fewer partitions are being written",
     )
+
+
+@contextmanager
+def standing(
+    objects: Objects, catalog: Catalog, tenant: str, table: str, inputs: dict[str, str]
+) -> Iterator[None]:
+    """Whatever is read in the block was read from these inputs.
+
+    An engine that opens a file twice, and finds another one the second time, reads anything or
+    fails with anything; so what was read counts only if the inputs' tags are what they were.
+
+    Raises:
+        Conflict: An input was replaced meanwhile; what was read counts for nothing.
+    """
+    replaced = Conflict(
+        "a partition was replaced while it was read",
+        where=Where(tenant, table=table),
+        hint="read it again",
+    )
+    try:
+        yield
+    except duckdb.Error as error:
+        if canonical_inputs(objects, catalog, tenant, table) != inputs:
+            raise replaced from error
+        raise
+    if canonical_inputs(objects, catalog, tenant, table) != inputs:
+        raise replaced
 
 
 def covers(
@@ -217,7 +259,8 @@ def _write(
             every_version=canonical.scd_type == ScdType.TYPE_2,
         )
         connection.execute(
-            f"COPY ({wide}) TO {literal(path)} (FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)"
+            f"COPY ({wide}) TO {literal(path)} "
+            "(FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)"
         )
         counts = connection.execute(
             "SELECT count(*), count(*) FILTER (number = 1) FROM pieces"
@@ -228,8 +271,10 @@ def _write(
 
 def _generation_key(tenant: str, canonical: CanonicalTable, inputs: dict[str, str]) -> str:
     said = json.dumps([fingerprint(canonical), sorted(inputs.items())])
-    digest = hashlib.sha256(said.encode()).hexdigest()[:32]
-    return f"{history_prefix(tenant, canonical.table)}generation-{digest}.parquet"
+    digest = hashlib.sha256(said.encode()).hexdigest()[:16]
+    # A generation is never replaced: two that derive the same at once write two objects.
+    writer = uuid.uuid4().hex[:8]
+    return f"{history_prefix(tenant, canonical.table)}generation-{digest}-{writer}.parquet"
 
 
 def _build(manifest: Manifest, *, changed: bool) -> HistoryBuild:

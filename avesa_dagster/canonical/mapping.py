@@ -9,7 +9,7 @@ What the JSON says, and what a field holds:
 |---|---|---|
 | absent, null | null | null |
 | `""` | `''` | null, not counted: services write an empty value that way |
-| a number | an integer's digits, of any length; else the shortest text of the nearest double | cast |
+| a number | an integer's digits, all of them; else the nearest double, shortest | cast |
 | true, false | `true`, `false` | cast |
 | an object or a list | its JSON text | null, counted |
 | text | itself, without NUL characters (raw keeps them) | cast |

@@ -5,6 +5,7 @@ latest observed wins; of those observed at one moment, the greatest content hash
 the observations, their number and how they lie in objects make no difference to the file's bytes.
 """
 
+# ruff: noqa: S608 - SQL is built from checked names and quoted literals only.
 from __future__ import annotations
 
 import tempfile

@@ -41,8 +41,7 @@ def query(tenant: str, sql: str, as_json: bool, limit: int) -> None:
     """
     installation = Installation.from_environment()
     _known(installation, tenant)
-    rows = Reader(installation.objects, installation.catalog).query(tenant, sql)
-    table = rows.to_arrow_table()
+    table = Reader(installation.objects, installation.catalog).query(tenant, sql)
     if as_json:
         print_json(table.to_pylist())
         return

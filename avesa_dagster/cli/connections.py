@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from avesa_dagster.cli.output import as_json_option, print_json, print_table
+from avesa_dagster.control.base import TenantService
 from avesa_dagster.errors import ConfigurationError
 from avesa_dagster.installation import Installation
 from avesa_dagster.names import checked
@@ -121,8 +123,17 @@ def tenants(refresh: bool, as_json: bool) -> None:
     if as_json:
         print_json(described)
     elif described:
-        columns = list(described[0])
-        print_table(columns, [[row[name] for name in columns] for row in described])
+        rows = [
+            (
+                row["tenant"],
+                row["service"],
+                "connected" if row["enabled"] else "disconnected",
+                f"{row['history_start']:%Y-%m-%d}",
+                ", ".join(row["tables"]),
+            )
+            for row in described
+        ]
+        print_table(("tenant", "service", "state", "history from", "tables"), rows)
     else:
         click.echo("No tenant is connected. Connect one: avesa connect TENANT SERVICE")
 
@@ -151,11 +162,9 @@ def _credentials(service: str, file: str | None) -> dict[str, object]:
     return values
 
 
-def _described(row: object) -> dict[str, object]:
+def _described(row: TenantService) -> dict[str, Any]:
     names = (
         "tenant", "service", "enabled", "generation", "history_start", "tables",
         "requests_per_minute", "connected_at",
     )  # fmt: skip
-    described = {name: getattr(row, name) for name in names}
-    described["tables"] = ", ".join(described["tables"])
-    return described
+    return {name: getattr(row, name) for name in names}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from avesa_dagster.cli.output import console, print_records, print_table
 from avesa_dagster.control.base import TenantService
 from avesa_dagster.control.coverage import PartitionCoverage
 from avesa_dagster.defs import processes
+from avesa_dagster.defs.execute import execute
 from avesa_dagster.defs.homes import prepare
+from avesa_dagster.defs.launches import sync_launches
 from avesa_dagster.errors import RetriableError
 from avesa_dagster.installation import Installation
 from avesa_dagster.lake.reader import Reader
@@ -30,22 +33,24 @@ TENANT, SERVICE = "acme", "connectwise"
 _SEED = 7
 _LIMIT = 200
 _PATIENCE = 20 * 60
+_CHANGED = 250
 _QUERIES = (
     (
         "Open tickets by priority",
-        "select priority, count(*) tickets, round(avg(actual_hours), 1) hours from tickets "
-        "where closed_date is null group by priority order by tickets desc",
+        "select priority, count(*) as tickets, count(distinct company_id) as companies "
+        "from tickets where closed_date is null group by all order by tickets desc",
     ),
     (
         "Who works most for whom",
-        "select c.company_name, count(*) entries, round(sum(t.actual_hours)) hours "
+        "select c.company_name, count(*) as entries, round(sum(t.actual_hours)) as hours "
         "from time_entries t join companies c on c.id = t.company_id "
-        "group by all order by hours desc limit 5",
+        "group by all order by 3 desc limit 5",
     ),
     (
-        "How tickets came in, by quarter",
-        "select date_trunc('quarter', created_date)::date as quarter, count(*) tickets, "
-        "count(distinct company_id) companies from tickets group by all order by quarter",
+        "What happened to the ticket that changed last",
+        "select id, record_version, status, effective_start_date, effective_end_date, is_current "
+        "from tickets_history where id = (select id from tickets_history "
+        "where record_version > 1 order by effective_start_date desc, id limit 1) order by 2",
     ),
 )
 
@@ -67,6 +72,8 @@ def demonstrate(installation: Installation, sizes: Mapping[str, int]) -> int:
                 f"{', '.join(connection.tables)} from {connection.history_start:%Y-%m-%d}\n"
             )
             failures = _follow(installation, connection)
+            if not failures:
+                failures = _change_and_sync(installation, simulator)
         used = simulator.control("stats")
     if failures:
         for failure in failures:
@@ -164,6 +171,26 @@ def _since(item: PartitionCoverage, connection: TenantService) -> bool:
 def _rows(items: list[PartitionCoverage]) -> str:
     rows = sum(item.rows for item in items)
     return f"{rows:,} rows" if rows else ""
+
+
+def _change_and_sync(installation: Installation, simulator: Simulator) -> list[str]:
+    """Lets tickets change at the service, and the live sync bring their new versions."""
+    now = installation.clock()
+    lag = installation.catalog.services[SERVICE].lag_seconds
+    changed = (now - timedelta(seconds=lag + 2)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    simulator.control("mutate", table="tickets", count=_CHANGED, at=changed)
+    failures = []
+    connection = installation.control.registry.get(TENANT, SERVICE)
+    if connection is None:
+        return ["the tenant was disconnected meanwhile"]
+    logging.getLogger("dagster").setLevel(logging.CRITICAL)
+    launches = sync_launches(
+        installation.extractor, connection, now, full=False, name=f"demo-{now:%Y%m%dT%H%M%S}"
+    )
+    for launch in launches:
+        failures += execute(launch, installation.settings.dagster_home).failures
+    console.print(f"\n  {_CHANGED} tickets changed at the service; the live sync has fetched them")
+    return failures
 
 
 def _say_what_arrived(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
@@ -11,7 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-console = Console(highlight=False, soft_wrap=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
@@ -22,10 +23,10 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """A table that fits its contents; long texts are cut to the terminal's width."""
+    """A table that fits its contents; what is too wide goes on in the next line."""
     table = Table(title=title or None, title_justify="left", header_style="bold", box=None)
     for name in columns:
-        table.add_column(name, overflow="ellipsis", no_wrap=True)
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     console.print(table)

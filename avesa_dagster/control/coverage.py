@@ -18,8 +18,9 @@ class PartitionCoverage:
     Attributes:
         holes: Stretches of the partition, up to the present, that no completed chunk covers.
         share: 0..1 of the partition's past.
-        as_of: The oldest fetch that the coverage rests on; None without any.
-        rows: Records that the newest fetches counted.
+        as_of: The oldest fetch that the coverage rests on, where each stretch rests on its newest
+            fetch; None without any.
+        rows: Records that these fetches counted.
     """
 
     table: str
@@ -40,7 +41,7 @@ def coverage(
         until: The present less the service's lag: later time needs no cover yet.
     """
     fetched = sorted(
-        (chunk for chunk in chunks if chunk.kind != "sweep"), key=lambda c: (c.start, c.end)
+        (chunk for chunk in chunks if chunk.kind != "sweep"), key=lambda c: c.as_of, reverse=True
     )
     return [_of_partition(table, fetched, partition, until) for partition in partitions]
 
@@ -49,23 +50,29 @@ def _of_partition(
     table: str, fetched: Sequence[Covered], partition: Partition, until: datetime
 ) -> PartitionCoverage:
     end = min(partition.end, until)
-    here = [c for c in fetched if c.start < end and c.end > partition.start]
-    holes = []
-    reached = partition.start
-    for chunk in here:
-        if chunk.start > reached:
-            holes.append(Window(reached, chunk.start))
-        reached = max(reached, chunk.end)
-    if reached < end:
-        holes.append(Window(reached, end))
-    length = (end - partition.start).total_seconds()
+    if end <= partition.start:
+        return PartitionCoverage(table, partition, 1.0, (), None, 0)
+    holes = [Window(partition.start, end)]
+    rests_on: list[Covered] = []
+    for chunk in fetched:
+        left = [part for hole in holes for part in _without(hole, chunk)]
+        if left != holes:
+            rests_on.append(chunk)
+        holes = left
     missing = sum((hole.end - hole.start).total_seconds() for hole in holes)
-    newest = {(c.start, c.end): c for c in sorted(here, key=lambda c: c.as_of)}.values()
     return PartitionCoverage(
         table=table,
         partition=partition,
-        share=1.0 if length <= 0 else max(0.0, 1 - missing / length),
-        holes=tuple(holes) if length > 0 else (),
-        as_of=min((c.as_of for c in newest), default=None),
-        rows=sum(c.rows for c in newest if c.kind == "window"),
+        share=1 - missing / (end - partition.start).total_seconds(),
+        holes=tuple(holes),
+        as_of=min((chunk.as_of for chunk in rests_on), default=None),
+        rows=sum(chunk.rows for chunk in rests_on if chunk.kind == "window"),
     )
+
+
+def _without(hole: Window, chunk: Covered) -> list[Window]:
+    """The parts of a hole that the chunk leaves open."""
+    if chunk.end <= hole.start or chunk.start >= hole.end:
+        return [hole]
+    parts = [Window(hole.start, chunk.start), Window(chunk.end, hole.end)]
+    return [part for part in parts if part.start < part.end]

@@ -87,12 +87,9 @@ def explained(what: str, where: Where) -> Iterator[None]:
             where=where,
             hint="give it a larger memory limit, or free space where it spills to",
         ) from error
-    except (
-        duckdb.IOException,
-        duckdb.SerializationException,
-        duckdb.InvalidInputException,
-        duckdb.ConversionException,
-    ) as error:
+    except (duckdb.CatalogException, duckdb.BinderException, duckdb.ParserException):
+        raise  # A mistake in our SQL, not in what is stored.
+    except duckdb.Error as error:
         raise StoreError(
             f"{what}: {first_line(error)}",
             where=where,

@@ -4,7 +4,7 @@
     {tenant}/raw/{service}/{table}/rejected/dt=YYYY-MM-DD/{chunk}-{observed}-{writer}.json
     {tenant}/canonical/{service}/{table}/dt=YYYY-MM-DD/versions.parquet
     {tenant}/history/{table}/manifest.json
-    {tenant}/history/{table}/generation-{hash}.parquet
+    {tenant}/history/{table}/generation-{hash}-{writer}.parquet
 
 `dt` is the partition's key: the first day of its window.
 """

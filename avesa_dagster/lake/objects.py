@@ -95,7 +95,7 @@ class LocalObjects:
             with self._explained(key):
                 yield staged
                 _sync(staged)
-                os.replace(staged, target)
+                staged.replace(target)
                 _sync(target.parent)
         finally:
             staged.unlink(missing_ok=True)

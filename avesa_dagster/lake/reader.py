@@ -9,9 +9,11 @@ Where a history's generation covers all canonical partitions it is read as it is
 behind, the records that changed since are derived on the spot, and the others are read from it.
 """
 
+# ruff: noqa: S608 - SQL is built from checked names and quoted literals only.
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -28,10 +30,12 @@ from avesa_dagster.canonical.derivation import (
 )
 from avesa_dagster.canonical.history import (
     Manifest,
+    Restless,
     canonical_inputs,
     canonical_table,
     covers,
     read_manifest,
+    standing,
 )
 from avesa_dagster.catalog.models import CanonicalTable, Catalog, ScdType
 from avesa_dagster.errors import ConfigurationError, StoreError, Where
@@ -44,7 +48,7 @@ from avesa_dagster.lake.database import (
     literal,
     parquet,
 )
-from avesa_dagster.lake.objects import Objects
+from avesa_dagster.lake.objects import Conflict, Objects
 from avesa_dagster.lake.sandbox import checked_query, lock, run
 from avesa_dagster.names import checked
 
@@ -233,20 +237,37 @@ class Reader:
         """The history as of now; leaves what had to be derived in schema `avesa`."""
         table = canonical.table
         columns = ", ".join(map(identifier, history_columns(canonical)))
-        with explained("reading the history", Where(tenant, table=table)):
-            for _ in range(ATTEMPTS):
-                # The manifest first: what it covers was there before the listing.
-                manifest = read_manifest(self._objects, tenant, table)
-                inputs = self._inputs(tenant, table)
-                if manifest is None or not self._serves(manifest, canonical, inputs):
-                    answer = self._derived(connection, canonical, inputs, columns)
-                elif manifest.inputs == inputs:
-                    answer = self._generation(manifest, columns)
-                else:
-                    answer = self._patched(connection, canonical, manifest, inputs, columns)
-                if self._stands(connection, answer) and self._inputs(tenant, table) == inputs:
-                    return answer
+        for _ in range(ATTEMPTS):
+            # The manifest first: what it covers was there before the listing.
+            manifest = read_manifest(self._objects, tenant, table)
+            inputs = self._inputs(tenant, table)
+            try:
+                with self._reading(tenant, table, inputs):
+                    if manifest is None or not self._serves(manifest, canonical, inputs):
+                        answer = self._derived(connection, canonical, inputs, columns)
+                    elif manifest.inputs == inputs:
+                        answer = self._generation(manifest, columns)
+                    else:
+                        answer = self._patched(connection, canonical, manifest, inputs, columns)
+                    connection.execute(f"DESCRIBE {answer.sql}").fetchall()
+            except Conflict:
+                continue
+            except StoreError:
+                # The generation may have been removed while it was looked at.
+                if manifest is None or self._objects.stat(manifest.generation):
+                    raise
+                continue
+            return answer
         raise _restless(tenant, table)
+
+    @contextmanager
+    def _reading(self, tenant: str, table: str, inputs: dict[str, str]) -> Iterator[None]:
+        where = Where(tenant, table=table)
+        with (
+            explained("reading the history", where),
+            standing(self._objects, self._catalog, tenant, table, inputs),
+        ):
+            yield
 
     def _serves(
         self, manifest: Manifest, canonical: CanonicalTable, inputs: dict[str, str]
@@ -257,14 +278,6 @@ class Reader:
             and manifest.inputs.keys() <= inputs.keys()
             and self._objects.stat(manifest.generation) is not None
         )
-
-    def _stands(self, connection: duckdb.DuckDBPyConnection, answer: _Answer) -> bool:
-        """Whether the files are still there: a generation may be removed while it is looked at."""
-        try:
-            connection.execute(f"DESCRIBE {answer.sql}").fetchall()
-        except duckdb.IOException:
-            return False
-        return True
 
     def _generation(self, manifest: Manifest, columns: str) -> _Answer:
         path = self._objects.location(manifest.generation)
@@ -327,14 +340,16 @@ class Reader:
         moment: datetime,
     ) -> _Answer:
         """Type 2 rows that hold at a moment, whatever the table's own type is."""
-        with explained("deriving the history", Where(tenant, table=canonical.table)):
-            for _ in range(ATTEMPTS):
-                inputs = self._inputs(tenant, canonical.table)
-                files = [self._objects.location(key) for key in inputs]
-                wide = derive(connection, canonical, files, every_version=True, moment=moment)
-                connection.execute(f"CREATE OR REPLACE TEMP TABLE held AS {wide}")
-                if self._inputs(tenant, canonical.table) == inputs:
-                    return _Answer("SELECT * FROM held", ())
+        for _ in range(ATTEMPTS):
+            inputs = self._inputs(tenant, canonical.table)
+            files = [self._objects.location(key) for key in inputs]
+            try:
+                with self._reading(tenant, canonical.table, inputs):
+                    wide = derive(connection, canonical, files, every_version=True, moment=moment)
+                    connection.execute(f"CREATE OR REPLACE TABLE avesa.held AS {wide}")
+            except Conflict:
+                continue
+            return _Answer("SELECT * FROM avesa.held", ())
         raise _restless(tenant, canonical.table)
 
     def _open(self, tenant: str, table: str) -> tuple[CanonicalTable, duckdb.DuckDBPyConnection]:
@@ -378,8 +393,8 @@ def _present(canonical: CanonicalTable) -> str:
     )
 
 
-def _restless(tenant: str, table: str) -> StoreError:
-    return StoreError(
+def _restless(tenant: str, table: str) -> Restless:
+    return Restless(
         f"the partitions were replaced each of {ATTEMPTS} times that they were read",
         where=Where(tenant, table=table),
         hint="read again when fewer partitions are being written",

@@ -1,7 +1,8 @@
 """One reading statement, in a database that can do nothing else.
 
 Two walls: the statement must be one that only reads, in a transaction that only reads; and the
-database is locked before it runs. It opens no file but those that it was given, loads no extension and changes no setting.
+database is locked before it runs: it opens no file but those that it was given, loads no
+extension and changes no setting.
 """
 
 from __future__ import annotations

@@ -1,0 +1,41 @@
+# Everything installs into .venv; nothing else of the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PORT ?= 3000
+export AVESA_HOME ?= $(CURDIR)/.avesa
+
+.PHONY: demo dev test lint bench soak e2e clean
+
+demo: $(STAMP)   ## connect a simulated tenant, backfill two years, query it
+	$(BIN)/avesa demo
+
+dev: $(STAMP)    ## the Dagster UI on the demo's installation
+	$(BIN)/avesa dev --port $(PORT)
+
+test: $(STAMP) lint   ## the whole suite
+	$(BIN)/pytest -n 2 --dist loadgroup -q
+
+lint: $(STAMP)
+	$(BIN)/ruff check avesa_dagster avesa_dagster_tests
+	$(BIN)/ruff format --check avesa_dagster avesa_dagster_tests
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## measures, side by side
+	$(BIN)/python -m avesa_dagster_tests.bench
+
+soak: $(STAMP)   ## thousands of hostile scripts, hundreds of kills
+	AVESA_SOAK=1 $(BIN)/pytest -n 2 -q --timeout 7200 avesa_dagster_tests/extract
+
+e2e: $(STAMP)    ## a browser on the real UI; needs Debian's chromium
+	$(BIN)/pytest -q -m e2e --timeout 900 avesa_dagster_tests/e2e
+
+$(STAMP): pyproject.toml setup.py deploy/constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

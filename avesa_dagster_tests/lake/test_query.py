@@ -1,0 +1,194 @@
+"""A query reads the tenant's own tables, and can do nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from canonical.lakes import Seen, build, store
+
+from avesa_dagster.canonical.history import rebuild
+from avesa_dagster.catalog.models import Catalog
+from avesa_dagster.errors import ConfigurationError
+from avesa_dagster.lake.objects import LocalObjects
+from avesa_dagster.lake.reader import Reader
+
+
+@pytest.fixture(params=["rebuilt", "behind", "derived"])
+def reader(request: pytest.FixtureRequest, objects: LocalObjects, catalog: Catalog) -> Reader:
+    """A lake of two tenants, in each state of staleness."""
+    for tenant in ("acme", "rival"):
+        store(objects, [Seen("1", 1, 1, "secret of " + tenant)], tenant=tenant)
+        build(objects, catalog, tenant=tenant)
+        if request.param != "derived":
+            rebuild(objects, catalog, tenant, "things")
+        if request.param == "behind":
+            store(objects, [Seen("1", 1, 2, "secret of " + tenant)], tenant=tenant)
+            build(objects, catalog, tenant=tenant)
+    return Reader(objects, catalog)
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows"),
+    [
+        ("SELECT name FROM things", [("secret of acme",)]),
+        ("SELECT name FROM Things_History", [("secret of acme",)]),
+        ("WITH t AS (FROM things) SELECT count(*) FROM t;", [(1,)]),
+        ("FROM things SELECT record_version IS NULL", None),
+        ("VALUES (1), (2)", [(1,), (2,)]),
+        ("SELECT count(*) FROM places", [(0,)]),
+        ("SHOW TABLES", [(n,) for n in ("places", "places_history", "things", "things_history")]),
+        ("SELECT 'insert into x', \"name\" FROM things -- delete", None),
+    ],
+)
+def test_what_reads_is_answered(
+    reader: Reader, sql: str, rows: list[tuple[object, ...]] | None
+) -> None:
+    if rows is None and "record_version" in sql:
+        with pytest.raises(ConfigurationError, match="record_version"):
+            reader.query("acme", sql)
+        return
+    answer = reader.query("acme", sql)
+    assert isinstance(answer, pa.Table)
+    if rows is None:
+        rows = [("insert into x", "secret of acme")]
+    assert [tuple(row.values()) for row in answer.to_pylist()] == rows
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["DESCRIBE things", "SUMMARIZE things", "EXPLAIN FROM things", "EXPLAIN ANALYZE FROM things"],
+)
+def test_what_describes_is_answered(reader: Reader, sql: str) -> None:
+    assert reader.query("acme", sql).num_rows > 0
+
+
+FORBIDDEN = [
+    "CREATE TABLE t (a INT)",
+    "CREATE VIEW v AS SELECT 1",
+    "CREATE SECRET s (TYPE s3, KEY_ID 'a', SECRET 'b')",
+    "INSERT INTO things VALUES (1)",
+    "UPDATE things SET name = 'x'",
+    "DELETE FROM things",
+    "DROP VIEW things",
+    "ALTER VIEW things RENAME TO t",
+    "COPY things TO '{folder}/stolen.csv'",
+    "COPY (SELECT 1) TO '{folder}/stolen.parquet' (FORMAT parquet)",
+    "EXPORT DATABASE '{folder}/stolen'",
+    "IMPORT DATABASE '{folder}'",
+    "ATTACH '{folder}/other.db'",
+    "DETACH memory",
+    "USE memory",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "SET memory_limit = '900GB'",
+    "RESET memory_limit",
+    "SET enable_external_access = true",
+    "SET lock_configuration = false",
+    "PRAGMA database_list",
+    "PRAGMA enable_profiling",
+    "CALL enable_logging()",
+    "CHECKPOINT",
+    "BEGIN",
+    "PREPARE p AS SELECT 1",
+    "EXPLAIN ANALYZE CREATE TABLE t (a INT)",
+    "EXPLAIN CREATE TABLE t (a INT)",
+    "/* EXPLAIN */ EXPLAIN ANALYZE CREATE TABLE t (a INT)",
+]
+
+
+@pytest.mark.parametrize("sql", FORBIDDEN)
+def test_what_does_more_than_read_is_refused(reader: Reader, tmp_path: Path, sql: str) -> None:
+    with pytest.raises(ConfigurationError, match="a query only reads"):
+        reader.query("acme", sql.format(folder=tmp_path))
+    assert not list(tmp_path.glob("stolen*"))
+
+
+@pytest.mark.parametrize("sql", ["", "-- nothing", "SELECT 1; SELECT 2", "SELECT 1; DROP TABLE t"])
+def test_other_than_one_statement_is_refused(reader: Reader, sql: str) -> None:
+    with pytest.raises(ConfigurationError, match="a query is one statement"):
+        reader.query("acme", sql)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "read_text('/etc/passwd')",
+        "read_blob('/proc/self/environ')",
+        "read_csv('/etc/passwd')",
+        "sniff_csv('/etc/passwd')",
+        "'/etc/passwd'",
+        "glob('/etc/*')",
+        "glob('{lake}/*')",
+        "read_parquet('{rival}')",
+        "'{rival}'",
+        "read_parquet('{lake}/*/*/*/*.parquet')",
+        "read_parquet('{lake}/acme/../rival/canonical/east/things/dt=2024-01-01/versions.parquet')",
+        "parquet_metadata('{rival}')",
+        "parquet_file_metadata('{rival}')",
+        "read_duckdb('{lake}/x.db')",
+        "read_text(current_setting('temp_directory') || '/../../etc/passwd')",
+        "query('FROM read_text(''/etc/passwd'')')",
+        "read_json('http://127.0.0.1:9/x')",
+    ],
+)
+def test_no_file_can_be_opened(reader: Reader, objects: LocalObjects, source: str) -> None:
+    rival = objects.location("rival/canonical/east/things/dt=2024-01-01/versions.parquet")
+    assert Path(rival).exists()
+    with pytest.raises(ConfigurationError, match=r"the query fails: \w+"):
+        reader.query("acme", f"SELECT * FROM {source.format(rival=rival, lake=objects.root)}")  # noqa: S608
+
+
+def test_pythons_variables_are_no_tables(reader: Reader) -> None:
+    secret = pa.table({"a": [1]})
+    assert secret.num_rows
+    with pytest.raises(ConfigurationError, match="secret does not exist"):
+        reader.query("acme", "SELECT * FROM secret")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "WITH x AS (INSERT INTO avesa.things FROM avesa.things RETURNING 1) FROM x",
+        "WITH x AS (DELETE FROM avesa.things RETURNING 1) FROM x",
+        "FROM query('WITH x AS (DELETE FROM avesa.things RETURNING 1) FROM x')",
+    ],
+)
+def test_a_change_hidden_in_a_select_is_refused(reader: Reader, sql: str) -> None:
+    with pytest.raises(ConfigurationError, match="the query fails"):
+        reader.query("acme", sql)
+
+
+def test_a_hidden_name_is_never_answered_wrongly(reader: Reader) -> None:
+    sql = "SELECT count(*) AS n FROM query_table('thi' || 'ngs')"
+    try:
+        answer = reader.query("acme", sql).to_pylist()
+    except ConfigurationError as error:
+        assert "write the name things plainly in the query" in str(error)
+    else:
+        assert answer == [{"n": 1}]
+
+
+def test_settings_and_views_tell_nothing_of_other_tenants(reader: Reader) -> None:
+    for source in ("duckdb_settings()", "duckdb_views()", "duckdb_tables()", "duckdb_columns()"):
+        answer = reader.query("acme", f"SELECT * FROM {source}, (SELECT 'things')")  # noqa: S608
+        assert "rival" not in str(answer.to_pylist())
+    assert reader.query("acme", "FROM duckdb_secrets()").num_rows == 0
+    assert reader.query("acme", "FROM duckdb_logs").num_rows == 0
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELEC 1",
+        "SELECT * FROM nothing",
+        "SELECT nothing FROM things",
+        "SELECT 'a'::INT FROM things",
+    ],
+)
+def test_a_mistake_is_one_clean_line(reader: Reader, sql: str) -> None:
+    with pytest.raises(ConfigurationError, match="the query fails: ") as caught:
+        reader.query("acme", sql)
+    assert "\n" not in str(caught.value)
+    assert "tenant=acme" in str(caught.value)
