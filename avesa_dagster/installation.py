@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
@@ -42,7 +42,7 @@ class Installation:
 
     settings: Settings
     clock: Clock = utc_now
-    retrying: Retrying = Retrying()
+    retrying: Retrying = field(default_factory=Retrying)
 
     @classmethod
     def from_environment(cls) -> Installation:

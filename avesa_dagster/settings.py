@@ -2,11 +2,10 @@
 
 | variable | meaning | default |
 | --- | --- | --- |
-| AVESA_HOME | folder that holds everything of the installation | the nearest `.avesa` folder upwards, else `~/.avesa` |
-| AVESA_MAPPINGS | folder of the mappings | `mappings/` beside the package, or the installed copy |
+| AVESA_HOME | the folder of the installation | the nearest `.avesa` upwards, else `~/.avesa` |
+| AVESA_MAPPINGS | the folder of the mappings | beside the package, else the installed copy |
 | AVESA_PROFILE | `embedded` | `embedded` |
-| AVESA_SHARD | `2/8`: this code location holds the second of eight parts of the tenants | all |
-| AVESA_WEBSERVER | address of the Dagster webserver that reloads the code location | `http://127.0.0.1:3000` |
+| AVESA_SHARD | `2/8`: the second of eight parts of the tenants | all |
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ class Settings:
     home: Path
     mappings: Path
     shard: tuple[int, int] | None = None
-    webserver: str = "http://127.0.0.1:3000"
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -56,7 +54,6 @@ class Settings:
             home=Path(home).expanduser().absolute() if home else _nearest_home(Path.cwd()),
             mappings=Path(mappings).expanduser().absolute() if mappings else _own_mappings(),
             shard=_shard(environ.get("AVESA_SHARD")),
-            webserver=environ.get("AVESA_WEBSERVER", "http://127.0.0.1:3000"),
         )
 
     @property

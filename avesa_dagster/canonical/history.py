@@ -182,9 +182,7 @@ def rebuild(
                 objects.create(generation) as path,
                 standing(objects, catalog, tenant, table, inputs),
             ):
-                rows, records = _write(
-                    objects, canonical, inputs, str(path), memory_limit, threads
-                )
+                rows, records = _write(objects, canonical, inputs, str(path), memory_limit, threads)
             manifest = Manifest(inputs, fingerprint(canonical), generation, rows, records, built_at)
             objects.put_if(key, manifest.to_json(), tag=held.tag if held else None)
         except Conflict:

@@ -221,7 +221,7 @@ class Catalog(Model):
         return base.model_copy(update=own.model_dump(exclude_none=True)) if own else base
 
     def mapping(self, service: str, table: str) -> tuple[CanonicalTable, dict[str, Source]] | None:
-        """The canonical table that a service's table feeds, and the mapping; None if it has none."""
+        """The canonical table that a table of a service feeds, and the mapping; None without."""
         known = self.services[service].tables[table]
         if known.canonical is None:
             return None

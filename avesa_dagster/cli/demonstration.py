@@ -1,4 +1,4 @@
-"""`avesa demo` and what `avesa dev` shares with it: the simulated service and Dagster's processes."""
+"""`avesa demo`, and what `avesa dev` shares with it: the simulated service, Dagster's processes."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _change_and_sync(installation: Installation, simulator: Simulator) -> list[s
     lag = installation.catalog.services[SERVICE].lag_seconds
     changed = (now - timedelta(seconds=lag + 2)).strftime("%Y-%m-%dT%H:%M:%SZ")
     simulator.control("mutate", table="tickets", count=_CHANGED, at=changed)
-    failures = []
+    failures: list[str] = []
     connection = installation.control.registry.get(TENANT, SERVICE)
     if connection is None:
         return ["the tenant was disconnected meanwhile"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from pathlib import Path
 
 import click
 
@@ -108,5 +109,5 @@ def variables(settings: Settings) -> dict[str, str]:
     return {
         "AVESA_HOME": str(settings.home),
         "DAGSTER_HOME": str(settings.dagster_home),
-        "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }

@@ -39,9 +39,8 @@ for command in (
 def main() -> None:
     """Runs the command; an error is one text on standard error and exit code 1."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
+        # Without its standalone mode click returns the code of an Exit in place of raising it.
+        sys.exit(cli.main(standalone_mode=False) or 0)
     except click.Abort:
         click.echo("stopped", err=True)
         sys.exit(130)

@@ -38,7 +38,7 @@ def write_snapshot(path: Path, rows: Sequence[TenantService]) -> None:
             json.dump({"version": 1, "tenant_services": document}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(staged, path)
+        staged.replace(path)
     except OSError as error:
         raise StoreError(
             f"{path}: cannot be written: {error.strerror}",

@@ -16,11 +16,9 @@ from dagster._core.remote_origin import (
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
+from avesa_dagster.defs.homes import LOCATION, MODULE
 from avesa_dagster.defs.launches import Launch
 from avesa_dagster.errors import ConfigurationError
-
-MODULE = "avesa_dagster.definitions"
-LOCATION = "avesa_dagster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ def execute(launch: Launch, dagster_home: Path) -> Outcome:
         ConfigurationError: The assets are not among the definitions of this process.
     """
     os.environ["DAGSTER_HOME"] = str(dagster_home)
-    repository = ReconstructableRepository.for_module(MODULE, "defs", os.getcwd())
+    repository = ReconstructableRepository.for_module(MODULE, "defs", str(Path.cwd()))
     definition = repository.get_definition()
     unknown = [key for key in launch.keys if not definition.asset_graph.has(key)]
     if unknown:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from avesa_dagster.errors import StoreError
 
-_DEFAULT = """\
+_INSTANCE = """\
 # Dagster's instance of this installation. Written once by avesa; yours to change.
 telemetry:
   enabled: false
@@ -56,18 +56,29 @@ retention:
       started: 2
 """
 
+MODULE = "avesa_dagster.definitions"
+LOCATION = "avesa_dagster"
+"""Name of the code location. Dagster keeps sensor cursors under it: never rename it."""
+
+_WORKSPACE = f"""\
+load_from:
+  - python_module:
+      module_name: {MODULE}
+      location_name: {LOCATION}
+"""
+
 
 def prepare(dagster_home: Path) -> Path:
-    """Makes the folder with a dagster.yaml if there is none; leaves one that is there.
+    """Makes the folder with dagster.yaml and workspace.yaml; leaves files that are there.
 
     Raises:
         StoreError: The folder cannot be written.
     """
-    file = dagster_home / "dagster.yaml"
     try:
         dagster_home.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            file.write_text(_DEFAULT, "utf-8")
+        for name, text in (("dagster.yaml", _INSTANCE), ("workspace.yaml", _WORKSPACE)):
+            if not (dagster_home / name).exists():
+                (dagster_home / name).write_text(text, "utf-8")
     except OSError as error:
         raise StoreError(
             f"{dagster_home}: cannot be written: {error.strerror}",

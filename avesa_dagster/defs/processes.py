@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +25,7 @@ from avesa_dagster.settings import Settings
 _STARTUP_SECONDS = 120
 _STOP_SECONDS = 20
 _LAUNCHED_BY_DAEMON = ".dagster/grpc_info"
+_PID = re.compile(r"\(pid: (\d+)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,9 @@ def start(
     }
     command = [
         sys.executable, "-m", "dagster", "dev", "--host", host, "--port", str(port),
-        "--module-name", "avesa_dagster.definitions",
+        "--workspace", str(settings.dagster_home / "workspace.yaml"),
     ]  # fmt: skip
-    with log.open("ab") if quiet else open(os.devnull, "wb") as sink:
+    with log.open("ab") if quiet else Path(os.devnull).open("wb") as sink:
         process = subprocess.Popen(  # noqa: S603
             command,
             env=environment,
@@ -99,14 +102,10 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     """Ends the processes: asks first, then does not ask."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -122,17 +121,30 @@ def bury_the_dead(dagster_home: Path) -> int:
     os.environ["DAGSTER_HOME"] = str(dagster_home)
     with dg.DagsterInstance.get() as instance:
         runs = instance.get_runs(dg.RunsFilter(statuses=list(IN_PROGRESS_RUN_STATUSES)))
-        dead = [run for run in runs if _LAUNCHED_BY_DAEMON in run.tags and not _worked_on(run)]
+        dead = [
+            run
+            for run in runs
+            if _LAUNCHED_BY_DAEMON in run.tags and worker_of(instance, run) is None
+        ]
         for run in dead:
             instance.report_run_failed(run, "its worker is gone, with the daemon that started it")
     return len(dead)
 
 
-def _worked_on(run: dg.DagsterRun) -> bool:
-    for process in psutil.process_iter(["cmdline"]):
-        if any(run.run_id in part for part in process.info["cmdline"] or ()):
-            return True
-    return False
+def worker_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> psutil.Process | None:
+    """The process that executes a run, by the run's own events; None if it is gone."""
+    events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+    for event in reversed(events):
+        found = _PID.search(event.message or event.user_message)
+        if found is None:
+            continue
+        try:
+            process = psutil.Process(int(found[1]))
+            # A younger process only has the same number.
+            return process if process.create_time() <= event.timestamp else None
+        except psutil.NoSuchProcess:
+            return None
+    return None
 
 
 def outcome_of(dagster_home: Path, tenant: str, since: datetime) -> RunsOutcome:

@@ -10,7 +10,7 @@ from avesa_dagster.installation import Installation
 
 
 @cache
-def _installation() -> Installation:
+def installation_of_this_process() -> Installation:
     return Installation.from_environment()
 
 
@@ -18,4 +18,4 @@ class AvesaResource(dg.ConfigurableResource[Installation]):
     """Gives assets and sensors the installation that AVESA_HOME names. Holds no secret."""
 
     def installation(self) -> Installation:
-        return _installation()
+        return installation_of_this_process()

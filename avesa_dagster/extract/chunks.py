@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,6 +16,7 @@ from avesa_dagster.errors import AvesaError, DataError, MassDeletionSuspected, S
 from avesa_dagster.extract import raw
 from avesa_dagster.extract.held import Held
 from avesa_dagster.extract.proof import Segment, segments
+from avesa_dagster.lake import layout
 from avesa_dagster.lake.objects import Objects
 from avesa_dagster.sources.base import Clock, Rejected, Source, Span, Window
 
@@ -28,7 +29,8 @@ class Workshop:
         partitions: The requested ones; a full pull spreads over them.
         first: Start of the table's first partition: what is older belongs there too.
         last: End of the table's last partition: what is newer belongs there too.
-        open_held: Opens what the lake holds of the table; for full pulls and sweeps.
+        held: What the lake holds of the requested partitions, or of the whole table if a full
+            pull or a sweep is asked for.
         sweeping: Whether a full pull also looks for deletions.
     """
 
@@ -40,7 +42,7 @@ class Workshop:
     first: datetime
     last: datetime
     guard: SweepGuard
-    open_held: Callable[[], Held]
+    held: Held
     sweeping: bool
 
 
@@ -103,7 +105,7 @@ def _fetch_window(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -
     for segment in segments(source, chunk.table, span):
         counted += segment.count
         rejected += _rejected(segment)
-        rows = raw.observations(segment.pages, chunk, shop.run_id)
+        rows = shop.held.new(raw.observations(segment.pages, chunk, shop.run_id))
         keys = [raw.write(shop.objects, rows, chunk, chunk.partition)] if rows.num_rows else []
         if not rejected:  # a retry has to meet the rejected ones again
             chunk = _checkpoint(chunk, segment, rows.num_rows, keys, shop, spent)
@@ -120,28 +122,24 @@ def _fetch_full(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> 
     """
     chunk = shop.ledger.restart(chunk, now=shop.clock())
     newest = source.newest_id(chunk.table)
-    held = shop.open_held()
     counted = 0
     rejected: list[Rejected] = []
-    try:
-        for segment in segments(source, chunk.table, Span(upto=newest)) if newest else ():
-            counted += segment.count
-            pages, ahead = raw.future_records(segment.pages, shop.clock())
-            rejected += [*_rejected(segment), *ahead]
-            rows = raw.observations(pages, chunk, shop.run_id)
-            unstamped = {r.record_id for p in pages for r in p.records if r.updated_at is None}
-            if shop.sweeping:
-                held.note_listed(rows.column("record_id").to_pylist())
-            rows = held.new(rows, unstamped)
-            keys, stored = [], 0
-            for partition, part in _spread(rows, shop):
-                keys.append(raw.write(shop.objects, part, chunk, partition.key))
-                stored += part.num_rows
-            chunk = _checkpoint(chunk, segment, stored, keys, shop, spent)
-        _refuse(rejected, chunk, shop.partitions[-1].key, shop)
-        swept = _close_missing(chunk, source, held, shop) if shop.sweeping else Swept()
-    finally:
-        held.close()
+    for segment in segments(source, chunk.table, Span(upto=newest)):  # None: still proven
+        counted += segment.count
+        pages, ahead = raw.future_records(segment.pages, shop.clock())
+        rejected += [*_rejected(segment), *ahead]
+        rows = raw.observations(pages, chunk, shop.run_id)
+        if shop.sweeping:
+            shop.held.note_listed(rows.column("record_id").to_pylist())
+        unstamped = (r.record_id for p in pages for r in p.records if r.updated_at is None)
+        rows = shop.held.new(rows, frozenset(unstamped))
+        keys, stored = [], 0
+        for partition, part in _spread(rows, shop):
+            keys.append(raw.write(shop.objects, part, chunk, partition.key))
+            stored += part.num_rows
+        chunk = _checkpoint(chunk, segment, stored, keys, shop, spent)
+    _refuse(rejected, chunk, shop.partitions[-1].key, shop)
+    swept = _close_missing(chunk, source, shop) if shop.sweeping else Swept()
     chunk = shop.ledger.complete(
         chunk, source_count=counted, requests=spent.take(), now=shop.clock()
     )
@@ -151,29 +149,24 @@ def _fetch_full(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> 
 def _sweep(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> tuple[Chunk, Swept]:
     """Lists every id of the table and closes the records that are gone."""
     chunk = shop.ledger.restart(chunk, now=shop.clock())
-    held = shop.open_held()
     counted = 0
-    try:
-        newest = source.newest_id(chunk.table)
-        span = Span(upto=newest)
-        for segment in segments(source, chunk.table, span, ids_only=True) if newest else ():
-            counted += segment.count
-            if rejected := _rejected(segment):
-                raise DataError(f"a record in a list of ids: {rejected[0].reason}")
-            held.note_listed(r.record_id for page in segment.pages for r in page.records)
-        swept = _close_missing(chunk, source, held, shop)
-    finally:
-        held.close()
+    span = Span(upto=source.newest_id(chunk.table))
+    for segment in segments(source, chunk.table, span, ids_only=True):
+        counted += segment.count
+        if rejected := _rejected(segment):
+            raise DataError(f"a record in a list of ids: {rejected[0].reason}")
+        shop.held.note_listed(r.record_id for page in segment.pages for r in page.records)
+    swept = _close_missing(chunk, source, shop)
     chunk = shop.ledger.complete(
         chunk, source_count=counted, requests=spent.take(), now=shop.clock()
     )
     return chunk, swept
 
 
-def _close_missing(chunk: Chunk, source: Source, held: Held, shop: Workshop) -> Swept:
+def _close_missing(chunk: Chunk, source: Source, shop: Workshop) -> Swept:
     """Confirms each missing record with the service and stores its deletion."""
-    missing = held.missing()
-    alive = held.alive()
+    missing = shop.held.missing()
+    alive = shop.held.alive()
     limit = max(shop.guard.min_deleted_records, shop.guard.max_deleted_share * alive)
     if len(missing) > limit:
         raise MassDeletionSuspected(
@@ -188,7 +181,8 @@ def _close_missing(chunk: Chunk, source: Source, held: Held, shop: Workshop) -> 
         ids = [record_id for record_id, _ in gone]
         closed = [max(now, changed + timedelta(microseconds=1)) for _, changed in gone]
         rows = raw.deletions(ids, closed, now, chunk, shop.run_id)
-        key = raw.write(shop.objects, rows, chunk, shop.partitions[-1].key)
+        last = shop.partitions[-1].key
+        key = raw.write(shop.objects, rows, chunk, last, name=layout.DELETIONS)
         shop.ledger.progress(
             chunk, cursor=ids[-1], rows=0, stored=len(ids), requests=0, objects=[key], now=now
         )

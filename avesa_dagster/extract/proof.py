@@ -66,11 +66,14 @@ def segments(
             span = replace(span, after=reading.last_id)
             left = source.count(table, span)
             expected, remaining = remaining - left, left
-        pages = reading.pages
+        pages, last_id = reading.pages, reading.last_id
         if reading.rows != expected:
             again, expected = _prove(source, table, here, ids_only, reading)
             pages = [*pages, *again]
-        yield Segment(tuple(pages), expected, reading.last_id)
+            if reading.ended:  # the first reading may have ended early, or with nothing
+                ids = (page.last_id for page in reversed(again))
+                last_id = next((last for last in ids if last is not None), last_id)
+        yield Segment(tuple(pages), expected, last_id)
         if reading.ended:
             return
 
@@ -96,15 +99,18 @@ def _read(
     """Pages of a span until it is exhausted, by count or by an empty page, or a limit reached."""
     reading = _Reading([], 0, span.after, ended=False)
     bytes_read = 0
+    unusable: set[bytes] = set()
     while True:
         page = _page(source, table, replace(span, after=reading.last_id), ids_only)
         if not len(page):
             reading.ended = True
             return reading
         reading.pages.append(page)
-        reading.rows += len(page)
+        known = len(unusable)  # one without a usable id can end a page, and begin the next again
+        unusable.update(item.payload for item in page.rejected)
+        reading.rows += len(page.records) + len(unusable) - known
         bytes_read += sum(len(record.payload) for record in page.records)
-        if reading.rows >= expected:
+        if reading.rows > expected or (reading.rows == expected and not _may_go_on(reading)):
             reading.last_id = page.last_id or reading.last_id
             reading.ended = True
             return reading
@@ -118,8 +124,14 @@ def _read(
             return reading
 
 
+def _may_go_on(reading: _Reading) -> bool:
+    """Whether more may follow though the count is reached: the last page is as full as the others,
+    and a record that showed up late can have pushed another one out of it."""
+    return len(reading.pages) > 1 and len(reading.pages[-1]) == max(map(len, reading.pages))
+
+
 def _page(source: Source, table: str, span: Span, ids_only: bool) -> Page:
-    """A page; one with unusable records is asked for again, in case they were a fault in passing."""
+    """A page; one with unusable records is asked for again, in case that was a passing fault."""
     for _ in range(_PAGE_TRIES):
         page = source.page(table, span, ids_only=ids_only)
         if not page.rejected:

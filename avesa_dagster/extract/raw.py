@@ -86,9 +86,15 @@ def future_records(pages: Iterable[Page], now: datetime) -> tuple[list[Page], li
     return kept, rejected
 
 
-def write(objects: Objects, table: pa.Table, chunk: Chunk, partition: str) -> str:
-    """Writes one raw object and returns its key; whole, or not at all."""
-    key = _key(chunk, partition, table.column("observed_at")[0].as_py())
+def write(
+    objects: Objects, table: pa.Table, chunk: Chunk, partition: str, *, name: str = ""
+) -> str:
+    """Writes one raw object and returns its key; whole, or not at all.
+
+    Args:
+        name: Begins the object's name.
+    """
+    key = _key(chunk, partition, table.column("observed_at")[0].as_py(), name)
     with objects.create(key) as path:
         pq.write_table(
             table,
@@ -119,13 +125,13 @@ def write_rejected(
     return key
 
 
-def _key(chunk: Chunk, partition: str, observed_at: datetime) -> str:
+def _key(chunk: Chunk, partition: str, observed_at: datetime, name: str = "") -> str:
     return layout.raw_key(
         chunk.tenant,
         chunk.service,
         chunk.table,
         partition,
-        chunk_id=chunk.chunk_id,
+        chunk_id=f"{name}{chunk.chunk_id}",
         observed_at=observed_at,
         writer=uuid.uuid4().hex[:8],
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from avesa_dagster.control.base import Chunk
 from avesa_dagster.lake.database import connect, parquet
+from avesa_dagster.lake.layout import partition_prefix
 from avesa_dagster.lake.objects import Objects
 from avesa_dagster.sources.base import Window
 
@@ -21,26 +22,33 @@ class Disagreement:
 
 
 def reconcile(objects: Objects, chunks: Sequence[Chunk]) -> list[Disagreement]:
-    """Compares each fetched window with what its objects hold.
+    """Compares what the service counted in each fetched window with what the lake holds of it.
 
-    A record that moved on while it was read is held beyond the count; fewer is a loss. Full pulls
-    store differences only and are proven while they are read (extract/proof.py).
+    A record that moved on is held beyond the count; fewer is a loss. Full pulls are proven while
+    they are read (extract/proof.py).
     """
     found = []
     for chunk in chunks:
-        if chunk.kind != "window" or chunk.source_count is None:
+        if chunk.kind != "window" or not chunk.source_count:
             continue
-        held = _records(objects, chunk.objects)
+        held = _records(objects, chunk)
         if held < chunk.source_count:
             window = str(Window(chunk.start, chunk.end))
             found.append(Disagreement(window, chunk.source_count, held))
     return found
 
 
-def _records(objects: Objects, keys: Sequence[str]) -> int:
+def _records(objects: Objects, chunk: Chunk) -> int:
+    """Distinct records with a version in the chunk's window."""
+    place = (chunk.tenant, "raw", chunk.service, chunk.table, chunk.partition)
+    keys = [info.key for info in objects.list(partition_prefix(*place))]
+    files = parquet(objects.location(key) for key in keys if key.endswith(".parquet"))
     if not keys:
         return 0
-    files = parquet(objects.location(key) for key in keys)
     with connect() as db:
-        row = db.execute(f"select count(distinct record_id) from {files}").fetchone()  # noqa: S608
+        row = db.execute(
+            f"select count(distinct record_id) from {files} "  # noqa: S608
+            "where not is_deleted and updated_at >= ? and updated_at < ?",
+            [chunk.start, chunk.end],
+        ).fetchone()
     return int(row[0]) if row else 0

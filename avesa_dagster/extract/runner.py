@@ -56,13 +56,16 @@ class Extractor:
     def sync_start(self, connection: TenantService, table: str, now: datetime) -> datetime:
         """Where the next sync of a table begins: the watermark less the overlap.
 
-        Without a watermark: the start of the open partition; older ones are a backfill's.
+        Without a watermark: the start of the partition in which the tenant connected; older ones
+        are a backfill's. Not of the open one: a first backfill that was planned before a month's
+        end and a first sync after it would leave a gap between them.
         """
         service = self.catalog.services[connection.service]
         mark = self.watermarks.get(connection.tenant, connection.service, table)
         if mark is None:
             settings = self.catalog.settings(connection.tenant, connection.service)
-            return max(connection.history_start, grain.floor(settings.partitions, now))
+            begun = min(connection.connected_at, now)
+            return max(connection.history_start, grain.floor(settings.partitions, begun))
         start = mark.upper - timedelta(seconds=service.overlap_seconds)
         return max(connection.history_start, start)
 
@@ -100,12 +103,14 @@ class Extractor:
             spent = source.requests
             source.close()
         todo = [chunk for chunk in chunks if chunk.state is not ChunkState.COMPLETED]
-        runs = _Runs(todo, open_source, self._workshop(request, connection), stop, report)
         settings = self.catalog.settings(request.tenant, request.service)
+        held = self._held(request)
+        runs = _Runs(todo, open_source, self._workshop(request, connection, held), stop, report)
         try:
             swept = runs.all(settings.parallel_chunks)
         finally:
             stop.set()
+            held.close()
         if runs.failures:
             raise _together(runs.failures, len(chunks))
         self._advance(request, chunks)
@@ -160,7 +165,13 @@ class Extractor:
         )
         return self.ledger.plan(chunks, now=self.clock()) if chunks else []
 
-    def _workshop(self, request: Request, connection: TenantService) -> Workshop:
+    def _held(self, request: Request) -> Held:
+        table = self.catalog.services[request.service].tables[request.table]
+        whole = table.master_data or request.mode is Mode.FULL
+        partitions = None if whole else [partition.key for partition in request.partitions]
+        return Held(self.objects, request.tenant, request.service, request.table, partitions)
+
+    def _workshop(self, request: Request, connection: TenantService, held: Held) -> Workshop:
         settings = self.catalog.settings(request.tenant, request.service)
         first = grain.floor(settings.partitions, connection.history_start)
         open_start = grain.floor(settings.partitions, self.clock())
@@ -173,7 +184,7 @@ class Extractor:
             first=first,
             last=grain.following(settings.partitions, open_start),
             guard=self.catalog.backfill.sweep,
-            open_held=lambda: Held(self.objects, request.tenant, request.service, request.table),
+            held=held,
             sweeping=request.mode is Mode.FULL,
         )
 
@@ -182,7 +193,11 @@ class Extractor:
         reached = [chunk for chunk in chunks if chunk.kind != "sweep"]
         if not reached:
             return
-        upper = max(chunk.end for chunk in reached)
+        upper = lower = max(chunk.end for chunk in reached)
+        for chunk in sorted(reached, key=lambda chunk: chunk.end, reverse=True):
+            if chunk.end < lower:
+                break  # what lies before this gap does not lead up to the present
+            lower = min(lower, chunk.start)
         if upper >= request.end and request.end <= self.clock():
             existing = self.watermarks.get(request.tenant, request.service, request.table)
             if existing is None:
@@ -191,7 +206,7 @@ class Extractor:
             request.tenant,
             request.service,
             request.table,
-            lower=min(chunk.start for chunk in reached),
+            lower=lower,
             upper=upper,
             now=self.clock(),
         )
@@ -317,7 +332,8 @@ class _Runs:
 
 def _together(failures: Sequence[AvesaError], total: int) -> AvesaError:
     """The first failure, or one error that names every window that failed."""
-    first = failures[0]
+    decisive = (e for e in failures if isinstance(e, CredentialsRefused | StoreError))
+    first = next(decisive, failures[0])
     if len(failures) == 1 or isinstance(first, CredentialsRefused | StoreError):
         return first
     windows = ", ".join(str(error.where.window) for error in failures)

@@ -40,7 +40,7 @@ def connect(
             "memory_limit": memory_limit,
             "threads": threads,
             "temp_directory": str(spill),
-            # Costs memory. Trap: without it, not even ORDER BY orders every kind of result.
+            # Costs memory. Trap: without it, not even ORDER BY orders a result (`keep_order`).
             "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
@@ -55,6 +55,11 @@ def connect(
     return connection
 
 
+def keep_order(connection: duckdb.DuckDBPyConnection) -> None:
+    """From here on results come out in the order that ORDER BY gives them; costs some memory."""
+    connection.execute("SET preserve_insertion_order = true")
+
+
 def literal(text: str) -> str:
     """`text` as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
@@ -67,7 +72,7 @@ def identifier(name: str) -> str:
 
 def parquet(paths: Iterable[str], *options: str) -> str:
     """A `read_parquet` over exactly these files: characters that DuckDB globs are made plain."""
-    files = ", ".join(literal(_plain(path)) for path in paths)
+    files = ", ".join(literal(plain(path)) for path in paths)
     return f"read_parquet({', '.join([f'[{files}]', *options])})"
 
 
@@ -103,5 +108,6 @@ def first_line(error: Exception) -> str:
     return line.strip()[:500]
 
 
-def _plain(path: str) -> str:
+def plain(path: str) -> str:
+    """`path` as a pattern that matches it alone."""
     return "".join(f"[{char}]" if char in "*?[" else char for char in path)

@@ -64,6 +64,15 @@ def raw_key(
     return f"{prefix}{chunk_id}-{stamp}-{writer}.parquet"
 
 
+DELETIONS = "deletions-"
+"""Begins the names of raw objects that hold deletions: they are looked for over all partitions."""
+
+
+def holds_deletions(key: str) -> bool:
+    """Whether a raw object holds deletions."""
+    return key.rsplit("/", 1)[1].startswith(DELETIONS)
+
+
 def rejected_key(raw: str) -> str:
     """Where the records lie that could not be stored in the raw object `raw`."""
     folder, name = raw.rsplit("/dt=", 1)

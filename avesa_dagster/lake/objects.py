@@ -6,17 +6,23 @@ ever listed. `LocalObjects` keeps them as files; S3 joins behind the same protoc
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Protocol
 
 from avesa_dagster.errors import StoreError
+
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+"""Below a file there is no object either, just as in S3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,12 @@ class LocalObjects:
         try:
             with self._explained(key):
                 yield staged
+                if not staged.exists():
+                    raise StoreError(f"{key}: nothing was written")
+                # The kernel's own times are coarse: two writes within one tick of its clock could
+                # share time, size and a reused inode, and so a tag.
+                now = time.time_ns()
+                os.utime(staged, ns=(now, now))
                 _sync(staged)
                 staged.replace(target)
                 _sync(target.parent)
@@ -120,36 +132,38 @@ class LocalObjects:
             return self.put(key, data)
 
     def get(self, key: str) -> bytes:
-        try:
-            with self._explained(key):
+        with self._explained(key):
+            try:
                 return self._path(key).read_bytes()
-        except FileNotFoundError:
-            raise KeyError(key) from None
+            except _ABSENT:
+                raise KeyError(key) from None
 
     def stat(self, key: str) -> ObjectInfo | None:
-        try:
-            status = self._path(key).stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return ObjectInfo(key, status.st_size, _tag(status))
+        with self._explained(key):
+            try:
+                status = self._path(key).stat()
+            except _ABSENT:
+                return None
+        return ObjectInfo(key, status.st_size, _tag(status)) if S_ISREG(status.st_mode) else None
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         found = []
         folder = self._path(prefix)
-        for parent, _, files in os.walk(folder):
-            for name in files:
-                path = Path(parent, name)
-                try:
-                    status = path.stat()
-                except FileNotFoundError:
-                    continue
-                key = path.relative_to(self.root).as_posix()
-                found.append(ObjectInfo(key, status.st_size, _tag(status)))
+        with self._explained(prefix):
+            for parent, _, files in os.walk(folder, onerror=_unless_absent):
+                for name in files:
+                    path = Path(parent, name)
+                    try:
+                        status = path.stat()
+                    except _ABSENT:
+                        continue
+                    key = path.relative_to(self.root).as_posix()
+                    found.append(ObjectInfo(key, status.st_size, _tag(status)))
         return sorted(found, key=lambda info: info.key)
 
     def delete(self, key: str) -> None:
-        with self._explained(key):
-            self._path(key).unlink(missing_ok=True)
+        with self._explained(key), contextlib.suppress(*_ABSENT):
+            self._path(key).unlink()
 
     def _path(self, key: str) -> Path:
         if any(part in ("", ".", "..") for part in key.rstrip("/").split("/")):
@@ -160,8 +174,6 @@ class LocalObjects:
     def _explained(self, key: str) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
-            raise
         except OSError as error:
             hint = "check the folder's owner and permissions, and that the disk is well"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -174,6 +186,12 @@ class LocalObjects:
 
 def _tag(status: os.stat_result) -> str:
     return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+
+
+def _unless_absent(error: OSError) -> None:
+    """A folder that cannot be listed is no empty folder; one that is not there is."""
+    if not isinstance(error, _ABSENT):
+        raise error
 
 
 def _sync(path: Path) -> None:

@@ -12,60 +12,29 @@ behind, the records that changed since are derived on the spot, and the others a
 # ruff: noqa: S608 - SQL is built from checked names and quoted literals only.
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import datetime
 
 import duckdb
 import pyarrow as pa
 
-from avesa_dagster.canonical.derivation import (
-    HISTORY_ONLY,
-    RECORD,
-    derive,
-    empty,
-    fingerprint,
-    history_columns,
-)
-from avesa_dagster.canonical.history import (
-    Manifest,
-    Restless,
-    canonical_inputs,
-    canonical_table,
-    covers,
-    read_manifest,
-    standing,
-)
+from avesa_dagster.canonical.answers import Histories
+from avesa_dagster.canonical.derivation import HISTORY_ONLY, history_columns
+from avesa_dagster.canonical.history import canonical_inputs, canonical_table
 from avesa_dagster.catalog.models import CanonicalTable, Catalog, ScdType
-from avesa_dagster.errors import ConfigurationError, StoreError, Where
+from avesa_dagster.errors import ConfigurationError, Where
 from avesa_dagster.lake.database import (
     MEMORY_LIMIT,
     THREADS,
     connect,
     explained,
     identifier,
+    keep_order,
     literal,
-    parquet,
 )
-from avesa_dagster.lake.objects import Conflict, Objects
+from avesa_dagster.lake.objects import Objects
 from avesa_dagster.lake.sandbox import checked_query, lock, run
 from avesa_dagster.names import checked
-
-ATTEMPTS = 10
-"""Rounds of reading while partitions and generations are replaced, before giving up."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """A history as SQL: a SELECT of `history_columns`, and the files that it reads.
-
-    `dropped` is a table to drop once a view stands on it.
-    """
-
-    sql: str
-    files: tuple[str, ...]
-    dropped: str | None = None
 
 
 class Reader:
@@ -121,7 +90,7 @@ class Reader:
             StoreError: The lake cannot be read.
         """
         canonical, connection = self._open(tenant, table)
-        answer = self._history(connection, tenant, canonical)
+        answer = self._histories(tenant, connection).of(canonical)
         return self._relation(
             connection,
             f"SELECT {_present(canonical)} FROM ({answer.sql}) WHERE is_current",
@@ -141,7 +110,7 @@ class Reader:
             StoreError: The lake cannot be read.
         """
         canonical, connection = self._open(tenant, table)
-        answer = self._history(connection, tenant, canonical)
+        answer = self._histories(tenant, connection).of(canonical)
         return self._relation(connection, answer.sql, tenant, table)
 
     def as_of(self, tenant: str, table: str, moment: datetime) -> duckdb.DuckDBPyRelation:
@@ -166,9 +135,9 @@ class Reader:
             )
         canonical, connection = self._open(tenant, table)
         if canonical.scd_type == ScdType.TYPE_2:
-            answer = self._history(connection, tenant, canonical)
+            answer = self._histories(tenant, connection).of(canonical)
         else:
-            answer = self._derived_at(connection, tenant, canonical, moment)
+            answer = self._histories(tenant, connection).held_at(canonical, moment)
         at = f"TIMESTAMPTZ {literal(moment.isoformat())}"
         return self._relation(
             connection,
@@ -199,9 +168,10 @@ class Reader:
         where = Where(tenant)
         with self._connect() as connection:
             statement = checked_query(connection, sql, where)
+            histories = self._histories(tenant, connection)
             files: list[str] = []
             for name, canonical in self._catalog.canonical.items():
-                answer = self._view(connection, tenant, canonical, name.lower() in sql.lower())
+                answer = histories.view(canonical, name.lower() in sql.lower())
                 files += answer.files
                 history = identifier(f"{name}_history")
                 connection.execute(f"CREATE VIEW {history} AS {answer.sql}")
@@ -211,146 +181,9 @@ class Reader:
                 )
                 if answer.dropped:
                     connection.execute(f"DROP TABLE {answer.dropped}")
+            keep_order(connection)
             lock(connection, files)
             return run(connection, statement, where)
-
-    def _view(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        tenant: str,
-        canonical: CanonicalTable,
-        named: bool,
-    ) -> _Answer:
-        """A history for `query`; what would have to be derived is, if the query names it."""
-        inputs = self._inputs(tenant, canonical.table)
-        manifest = read_manifest(self._objects, tenant, canonical.table)
-        if named or not inputs or (manifest and covers(self._objects, manifest, canonical, inputs)):
-            return self._history(connection, tenant, canonical)
-        # Any answer would be a wrong one. A view whose table is gone is listed, yet gives none.
-        stub = identifier(f"write the name {canonical.table} plainly in the query")
-        connection.execute(f"CREATE TEMP TABLE {stub} AS {empty(canonical)}")
-        return _Answer(f"SELECT * FROM {stub}", (), dropped=stub)
-
-    def _history(
-        self, connection: duckdb.DuckDBPyConnection, tenant: str, canonical: CanonicalTable
-    ) -> _Answer:
-        """The history as of now; leaves what had to be derived in schema `avesa`."""
-        table = canonical.table
-        columns = ", ".join(map(identifier, history_columns(canonical)))
-        for _ in range(ATTEMPTS):
-            # The manifest first: what it covers was there before the listing.
-            manifest = read_manifest(self._objects, tenant, table)
-            inputs = self._inputs(tenant, table)
-            try:
-                with self._reading(tenant, table, inputs):
-                    if manifest is None or not self._serves(manifest, canonical, inputs):
-                        answer = self._derived(connection, canonical, inputs, columns)
-                    elif manifest.inputs == inputs:
-                        answer = self._generation(manifest, columns)
-                    else:
-                        answer = self._patched(connection, canonical, manifest, inputs, columns)
-                    connection.execute(f"DESCRIBE {answer.sql}").fetchall()
-            except Conflict:
-                continue
-            except StoreError:
-                # The generation may have been removed while it was looked at.
-                if manifest is None or self._objects.stat(manifest.generation):
-                    raise
-                continue
-            return answer
-        raise _restless(tenant, table)
-
-    @contextmanager
-    def _reading(self, tenant: str, table: str, inputs: dict[str, str]) -> Iterator[None]:
-        where = Where(tenant, table=table)
-        with (
-            explained("reading the history", where),
-            standing(self._objects, self._catalog, tenant, table, inputs),
-        ):
-            yield
-
-    def _serves(
-        self, manifest: Manifest, canonical: CanonicalTable, inputs: dict[str, str]
-    ) -> bool:
-        """Whether the generation can answer for records in unchanged partitions."""
-        return (
-            manifest.fingerprint == fingerprint(canonical)
-            and manifest.inputs.keys() <= inputs.keys()
-            and self._objects.stat(manifest.generation) is not None
-        )
-
-    def _generation(self, manifest: Manifest, columns: str) -> _Answer:
-        path = self._objects.location(manifest.generation)
-        return _Answer(f"SELECT {columns} FROM {parquet([path])}", (path,))
-
-    def _derived(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        canonical: CanonicalTable,
-        inputs: dict[str, str],
-        columns: str,
-        records: str | None = None,
-    ) -> _Answer:
-        if not inputs:
-            return _Answer(empty(canonical), ())
-        wide = derive(
-            connection,
-            canonical,
-            [self._objects.location(key) for key in inputs],
-            every_version=canonical.scd_type == ScdType.TYPE_2,
-            records=records,
-        )
-        fresh = f"avesa.{identifier(canonical.table)}"
-        connection.execute(f"CREATE OR REPLACE TABLE {fresh} AS {wide}")
-        connection.execute("DROP TABLE pieces")
-        return _Answer(f"SELECT {columns} FROM {fresh}", ())
-
-    def _patched(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        canonical: CanonicalTable,
-        manifest: Manifest,
-        inputs: dict[str, str],
-        columns: str,
-    ) -> _Answer:
-        """The generation, but for records that lie in partitions which it does not cover.
-
-        Raw is append-only, so a record that lay in a partition lies there still.
-        """
-        behind = [key for key, tag in inputs.items() if manifest.inputs.get(key) != tag]
-        touched = f"avesa.{identifier(canonical.table + ' touched')}"
-        source = parquet(self._objects.location(key) for key in behind)
-        connection.execute(
-            f"CREATE OR REPLACE TABLE {touched} AS "
-            f"SELECT DISTINCT {', '.join(RECORD)} FROM {source}"
-        )
-        fresh = self._derived(connection, canonical, inputs, columns, touched)
-        path = self._objects.location(manifest.generation)
-        return _Answer(
-            f"SELECT {columns} FROM {parquet([path])} ANTI JOIN {touched} "
-            f"USING ({', '.join(RECORD)}) UNION ALL {fresh.sql}",
-            (path,),
-        )
-
-    def _derived_at(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        tenant: str,
-        canonical: CanonicalTable,
-        moment: datetime,
-    ) -> _Answer:
-        """Type 2 rows that hold at a moment, whatever the table's own type is."""
-        for _ in range(ATTEMPTS):
-            inputs = self._inputs(tenant, canonical.table)
-            files = [self._objects.location(key) for key in inputs]
-            try:
-                with self._reading(tenant, canonical.table, inputs):
-                    wide = derive(connection, canonical, files, every_version=True, moment=moment)
-                    connection.execute(f"CREATE OR REPLACE TABLE avesa.held AS {wide}")
-            except Conflict:
-                continue
-            return _Answer("SELECT * FROM avesa.held", ())
-        raise _restless(tenant, canonical.table)
 
     def _open(self, tenant: str, table: str) -> tuple[CanonicalTable, duckdb.DuckDBPyConnection]:
         canonical = canonical_table(self._catalog, table)
@@ -359,16 +192,16 @@ class Reader:
         return canonical, self._connect()
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
-        connection = connect(memory_limit=self._memory_limit, threads=self._threads)
-        # What is derived lies out of the sight of SHOW TABLES, and not among temporary tables,
-        # which even a read-only transaction may write.
-        connection.execute("CREATE SCHEMA avesa")
-        return connection
+        return connect(memory_limit=self._memory_limit, threads=self._threads)
+
+    def _histories(self, tenant: str, connection: duckdb.DuckDBPyConnection) -> Histories:
+        return Histories(self._objects, self._catalog, tenant, connection)
 
     def _relation(
         self, connection: duckdb.DuckDBPyConnection, sql: str, tenant: str, table: str
     ) -> duckdb.DuckDBPyRelation:
         with explained("reading the history", Where(tenant, table=table)):
+            keep_order(connection)
             return connection.sql(sql)
 
     def _inputs(self, tenant: str, table: str) -> dict[str, str]:
@@ -390,12 +223,4 @@ class Reader:
 def _present(canonical: CanonicalTable) -> str:
     return ", ".join(
         identifier(name) for name in history_columns(canonical) if name not in HISTORY_ONLY
-    )
-
-
-def _restless(tenant: str, table: str) -> Restless:
-    return Restless(
-        f"the partitions were replaced each of {ATTEMPTS} times that they were read",
-        where=Where(tenant, table=table),
-        hint="read again when fewer partitions are being written",
     )

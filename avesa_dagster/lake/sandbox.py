@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from avesa_dagster.errors import ConfigurationError, Where
-from avesa_dagster.lake.database import first_line, literal
+from avesa_dagster.lake.database import first_line, literal, plain
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?", re.IGNORECASE)
 _HINT = (
@@ -53,7 +53,10 @@ def checked_query(
 
 def lock(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
     """Lets the database read these files and nothing else, for good."""
-    allowed = ", ".join(literal(path) for path in files)
+    # A path with characters that DuckDB globs is looked up as a pattern, then as itself.
+    allowed = ", ".join(
+        literal(name) for path in files for name in dict.fromkeys((path, plain(path)))
+    )
     connection.execute(f"SET allowed_paths = [{allowed}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
@@ -70,7 +73,7 @@ def run(
     try:
         # A WITH can hold an INSERT, and counts as a SELECT.
         connection.execute("BEGIN TRANSACTION READ ONLY")
-        return connection.execute(statement).to_arrow_table()
+        return connection.sql(statement).to_arrow_table()
     except duckdb.Error as error:
         raise _failed(error, where) from None
 

@@ -119,7 +119,8 @@ class Source(Protocol):
         ...
 
     def newest_id(self, table: str) -> str | None:
-        """The greatest id at present: a full pull ends there. None: the table is empty."""
+        """The greatest id at present: a full pull ends there. None: no record with an id was
+        listed, which does not prove that there is none."""
         ...
 
     def exists(self, table: str, record_id: str) -> bool:

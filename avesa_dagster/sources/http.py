@@ -102,7 +102,7 @@ class Http:
         self._where = where
         self._allowance = allowance
         self._headers = dict(headers)
-        self._secrets = tuple(s for s in secrets if s)
+        self._secrets = tuple(sorted((s for s in secrets if s), key=len, reverse=True))
         self._timeout = timeout
         self._clock = clock
         self._cancelled = cancelled
@@ -170,7 +170,10 @@ class Http:
                     timeout=(min(10.0, self._timeout), self._timeout),
                     allow_redirects=False,
                     stream=True,
-                    proxies=requests.utils.get_environ_proxies(url),
+                    # Plain http reaches this machine only: through a proxy it would leave it.
+                    proxies=requests.utils.get_environ_proxies(url)
+                    if url.startswith("https:")
+                    else None,
                 )
                 body = self._body(answer)
             except (rx.MissingSchema, rx.InvalidSchema, rx.InvalidURL, rx.InvalidHeader):
@@ -250,10 +253,13 @@ class Http:
                 hint="set api_base_url to the address of the service itself",
             )
         if status in _RETRIED:
+            wait = _seconds(answer.headers.get("Retry-After"), self._clock())
+            if wait is not None:
+                self._allowance.budget.pause(self._allowance.key, wait)
             raise RetriableError(
                 f"{_host(url)} answered {status}: {said}",
                 where=self._where,
-                retry_after=_seconds(answer.headers.get("Retry-After"), self._clock()),
+                retry_after=wait,
             )
         raise FatalError(f"{_host(url)} answered {status}: {said}", where=self._where)
 

@@ -7,11 +7,13 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from avesa_dagster.canonical import versions
-from avesa_dagster.canonical.versions import build_partition, versions_schema
+from avesa_dagster.canonical import observations, versions
+from avesa_dagster.canonical.observations import versions_schema
+from avesa_dagster.canonical.versions import build_partition
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.errors import ConfigurationError, StoreError
 from avesa_dagster.lake.layout import raw_key, versions_key
@@ -85,7 +87,7 @@ def test_equal_observations_make_equal_bytes(tmp_path: Path, catalog: Catalog) -
 def test_row_groups_have_their_fixed_size_and_rows_their_order(
     objects: LocalObjects, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(versions, "ROW_GROUP", 3_000)
+    monkeypatch.setattr(observations, "ROW_GROUP", 3_000)
     store(objects, [Seen(f"{n * 7_919 % 10_000:05}", 1, 1) for n in range(10_000)])
     build(objects, catalog)
     held = pq.ParquetFile(objects.location(KEY)).metadata
@@ -136,6 +138,22 @@ def test_a_broken_raw_object_is_a_store_error(objects: LocalObjects, catalog: Ca
     with pytest.raises(StoreError, match="building versions"):
         build(objects, catalog)
     assert objects.stat(KEY) is None
+
+
+def test_a_foreign_file_among_raw_is_a_store_error(objects: LocalObjects, catalog: Catalog) -> None:
+    key = store(objects, [Seen("1", 1, 1)])
+    with objects.create(key.replace("chunk", "a")) as path:
+        pq.write_table(pa.table({"other": [1]}), path)
+    with pytest.raises(StoreError):
+        build(objects, catalog)
+
+
+def test_raw_objects_without_rows_are_an_empty_file(
+    objects: LocalObjects, catalog: Catalog
+) -> None:
+    store(objects, [])
+    built = build(objects, catalog)
+    assert (built.raw_objects, built.observations, built.versions) == (1, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +221,7 @@ def test_raw_that_comes_while_building_is_built_too(
     objects: LocalObjects, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(objects, [Seen("early", 1, 1)])
-    build_once = versions._build
+    build_once = versions.write_versions
     meanwhile = [True]
 
     def build_and_more(*arguments: object) -> object:
@@ -213,5 +231,5 @@ def test_raw_that_comes_while_building_is_built_too(
             store(objects, [Seen("late", 2, 2)])
         return counts
 
-    monkeypatch.setattr(versions, "_build", build_and_more)
+    monkeypatch.setattr(versions, "write_versions", build_and_more)
     assert build(objects, catalog).versions == 2

@@ -3,10 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from canonical.lakes import small_catalog
 
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.lake.objects import LocalObjects
+
+from ..canonical.lakes import small_catalog
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from canonical.lakes import Seen, build, store
 
 from avesa_dagster.canonical.history import rebuild
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.errors import ConfigurationError
 from avesa_dagster.lake.objects import LocalObjects
 from avesa_dagster.lake.reader import Reader
+
+from ..canonical.lakes import Seen, build, store
 
 
 @pytest.fixture(params=["rebuilt", "behind", "derived"])
@@ -192,3 +193,8 @@ def test_a_mistake_is_one_clean_line(reader: Reader, sql: str) -> None:
         reader.query("acme", sql)
     assert "\n" not in str(caught.value)
     assert "tenant=acme" in str(caught.value)
+
+
+def test_an_ordered_answer_is_in_order(reader: Reader) -> None:
+    sql = "SELECT (range * 7919) % 500009 AS n FROM range(500009) ORDER BY n"
+    assert reader.query("acme", sql)["n"].to_pylist() == list(range(500_009))

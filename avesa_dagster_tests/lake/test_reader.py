@@ -7,15 +7,17 @@ from itertools import product
 from typing import Any
 
 import pytest
-from canonical.lakes import TICKS, Seen, at, build, store
-from canonical.oracle import Row, history, last_rows, rows_of
 
+from avesa_dagster.canonical.answers import Histories
 from avesa_dagster.canonical.history import rebuild
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.errors import ConfigurationError
 from avesa_dagster.lake.layout import versions_key
 from avesa_dagster.lake.objects import LocalObjects
 from avesa_dagster.lake.reader import Reader
+
+from ..canonical.lakes import TICKS, Seen, at, build, store
+from ..canonical.oracle import Row, history, last_rows, rows_of
 
 PARTITIONS = ("2024-01-01", "2024-01-02", "2024-01-03")
 
@@ -108,14 +110,14 @@ def test_a_generation_that_vanishes_while_it_is_looked_at_is_no_trouble(
     fill(objects, catalog, "things", FIRST)
     generation = rebuild(objects, catalog, "acme", "things").generation
     reader = Reader(objects, catalog)
-    serves = reader._serves
+    serves = Histories._serves
 
     def then_it_goes(*arguments: Any) -> bool:
         answer = serves(*arguments)
         objects.delete(generation)
         return answer
 
-    monkeypatch.setattr(reader, "_serves", then_it_goes)
+    monkeypatch.setattr(Histories, "_serves", then_it_goes)
     expected = history([seen for many in FIRST.values() for seen in many])
     assert rows_of(reader.history("acme", "things")) == expected
 

@@ -6,11 +6,12 @@ Source of the facts: shared fact page `connectwise.md` (developer guide and publ
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from avesa_dagster.catalog.models import Service, ServiceTable
 from avesa_dagster.errors import (
@@ -36,6 +37,7 @@ from avesa_dagster.sources.records import InvalidPage, RecordDecoder
 
 T = TypeVar("T")
 _API = "apis/3.0"
+_INTEGER = re.compile(r"-?[0-9]{1,40}")
 _CLOUD = (".myconnectwise.net", ".connectwisedev.com")
 
 
@@ -73,7 +75,7 @@ class Codebase:
         company = self._credentials.company_id
         try:
             info = http.get(
-                f"{parts.scheme}://{site}/login/companyinfo/{company}",
+                f"{parts.scheme}://{site}/login/companyinfo/{quote(company, safe='')}",
                 _company_info,
                 authenticated=False,
             )
@@ -135,6 +137,7 @@ class ConnectWise:
 
         def parse(body: bytes) -> Page:
             records, rejected = decoder.decode(body)
+            records = _numbered(records, rejected)
             _ascending([record.record_id for record in records], span)
             last = records[-1].record_id if records else None
             kept = records if ids_only else _within(span.window, records, rejected)
@@ -195,7 +198,8 @@ class ConnectWise:
                 hint="nothing of that page was taken; what was stored before stays",
             ).at(**self._place(table, span)) from None
         except AvesaError as error:
-            raise error.at(**self._place(table, span))
+            error.at(**self._place(table, span))
+            raise
 
     def _place(self, table: str, span: Span) -> dict[str, str | None]:
         return {
@@ -222,6 +226,18 @@ def _within(window: Window | None, records: list[Record], rejected: list[Rejecte
     return kept
 
 
+def _numbered(records: list[Record], rejected: list[Rejected]) -> list[Record]:
+    """The records whose id is an integer; others are rejected: the cursor cannot go by them."""
+    kept = []
+    for record in records:
+        if _INTEGER.fullmatch(record.record_id):
+            kept.append(record)
+        else:
+            reason = f"its id {record.record_id[:40]!r} is no integer"
+            rejected.append(Rejected(reason, record.payload))
+    return kept
+
+
 def _ascending(ids: list[str], span: Span) -> None:
     """Each id after the one before, within the span; a repeated page or a dropped condition isn't.
 
@@ -231,8 +247,6 @@ def _ascending(ids: list[str], span: Span) -> None:
     before = int(span.after) if span.after is not None else None
     upto = int(span.upto) if span.upto is not None else None
     for text in ids:
-        if not text.lstrip("-").isdigit():
-            raise InvalidPage(f"the id {text[:40]!r} is no integer")
         here = int(text)
         if before is not None and here <= before:
             raise InvalidPage(f"the id {here} comes after {before}: the cursor does not advance")

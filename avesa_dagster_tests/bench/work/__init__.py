@@ -1,0 +1,1 @@
+"""What the benchmarks measure: functions that `child` calls in processes of their own."""

@@ -1,0 +1,136 @@
+"""The onboarding sensor and the schedules, evaluated as Dagster evaluates them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+import pytest
+
+from avesa_dagster.control.snapshot import read_snapshot
+from avesa_dagster.defs import launches, resources
+from avesa_dagster.defs.live_sync import live_sync_schedules
+from avesa_dagster.defs.onboarding import onboarding_sensor
+from avesa_dagster.defs.resources import AvesaResource
+from avesa_dagster.sandbox.process import Simulator
+from avesa_dagster_tests.defs.conftest import House
+
+START = "dagster/asset_partition_range_start"
+END = "dagster/asset_partition_range_end"
+
+
+@pytest.fixture
+def avesa(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[AvesaResource]:
+    monkeypatch.setenv("AVESA_HOME", str(house.home))
+    resources.installation_of_this_process.cache_clear()
+    yield AvesaResource()
+    resources.installation_of_this_process.cache_clear()
+
+
+def tick(
+    house: House, avesa: AvesaResource, cursor: str | None = None
+) -> dg.SensorResult | dg.SkipReason:
+    sensor = onboarding_sensor(read_snapshot(house.settings.snapshot))
+    context = dg.build_sensor_context(cursor=cursor, resources={"avesa": avesa})
+    result = sensor(context)
+    assert isinstance(result, dg.SensorResult | dg.SkipReason)
+    return result
+
+
+def test_a_new_tenant_gets_master_data_then_recent_months_then_the_history_behind(
+    house: House, avesa: AvesaResource, simulator: Simulator
+) -> None:
+    house.connect("acme", simulator, days=800)
+    result = tick(house, avesa)
+    assert isinstance(result, dg.SensorResult) and result.run_requests
+    master, recent, *older = result.run_requests
+    first = house.partitions("acme").split("...")[0]
+    this_month = f"{datetime.now(UTC):%Y-%m-01}"
+    assert (master.tags[START], master.tags[END]) == (first, this_month)
+    assert {key.path[-1] for key in master.asset_selection or ()} == {"companies", "contacts"}
+    assert recent.tags[END] == this_month
+    assert {key.path[-1] for key in recent.asset_selection or ()} == {"tickets", "time_entries"}
+    ranges = [(request.tags[START], request.tags[END]) for request in (recent, *older)]
+    assert ranges == sorted(ranges, reverse=True), "newest first"
+    assert ranges[-1][0] == first
+    priorities = [int(request.tags["dagster/priority"]) for request in result.run_requests]
+    assert priorities == sorted(priorities, reverse=True)
+
+
+def test_a_tenant_is_requested_once_for_each_generation_of_its_credentials(
+    house: House, avesa: AvesaResource, simulator: Simulator
+) -> None:
+    house.connect("acme", simulator)
+    first = tick(house, avesa)
+    assert isinstance(first, dg.SensorResult) and first.run_requests
+    assert isinstance(tick(house, avesa, first.cursor), dg.SkipReason)
+    house.connect("acme", simulator)
+    second = tick(house, avesa, first.cursor)
+    assert isinstance(second, dg.SensorResult) and second.run_requests
+    names = [{r.run_key for r in result.run_requests or ()} for result in (first, second)]
+    assert not names[0] & names[1]
+    lost_cursor = tick(house, avesa)
+    assert isinstance(lost_cursor, dg.SensorResult)
+    assert {r.run_key for r in lost_cursor.run_requests or ()} == names[1]
+
+
+def test_a_disconnected_tenant_is_not_requested(
+    house: House, avesa: AvesaResource, simulator: Simulator
+) -> None:
+    house.connect("acme", simulator)
+    house.installation.disconnect("acme", "connectwise")
+    assert isinstance(tick(house, avesa), dg.SkipReason)
+
+
+def test_a_changed_registry_is_reloaded_before_anything_is_requested(
+    house: House, avesa: AvesaResource, simulator: Simulator
+) -> None:
+    sensor = onboarding_sensor([])
+    house.connect("acme", simulator)
+    result = sensor(dg.build_sensor_context(resources={"avesa": avesa}))
+    assert isinstance(result, dg.SkipReason)
+    assert "the registry has changed" in (result.skip_message or "")
+
+
+def test_the_hourly_sync_asks_for_the_open_partition_of_every_connected_tenant(
+    house: House, avesa: AvesaResource, simulator: Simulator
+) -> None:
+    for tenant in ("acme", "globex", "gone"):
+        house.connect(tenant, simulator)
+    house.installation.disconnect("gone", "connectwise")
+    hourly, daily = live_sync_schedules()
+    context = dg.build_schedule_context(
+        scheduled_execution_time=datetime.now(UTC), resources={"avesa": avesa}
+    )
+    requests = hourly.evaluate_tick(context).run_requests or []
+    this_month = f"{datetime.now(UTC):%Y-%m-01}"
+    assert [r.tags["avesa/tenant"] for r in requests] == ["acme", "globex"]
+    assert {r.tags["avesa/mode"] for r in requests} == {"sync"}
+    assert {(r.tags[START], r.tags[END]) for r in requests} == {(this_month, this_month)}
+    full = daily.evaluate_tick(context).run_requests or []
+    assert {r.tags["avesa/mode"] for r in full} == {"full"}
+    assert {key.path[-1] for r in full for key in r.asset_selection or ()} == {
+        "companies", "contacts", "tickets", "time_entries",
+    }  # fmt: skip
+
+
+def test_after_a_months_end_the_sync_takes_the_closed_month_along(
+    house: House, simulator: Simulator
+) -> None:
+    house.connect("acme", simulator)
+    installation = house.installation
+    connection = installation.control.registry.get("acme", "connectwise")
+    assert connection
+    before, after = (
+        datetime(2026, 10, 31, 23, 5, tzinfo=UTC),
+        datetime(2026, 11, 1, 0, 5, tzinfo=UTC),
+    )
+    for table in connection.tables:
+        installation.control.watermarks.advance(
+            "acme", "connectwise", table, lower=before, upper=before, now=before
+        )
+    (launch,) = launches.sync_launches(
+        installation.extractor, connection, after, full=False, name="n"
+    )
+    assert (launch.tags[START], launch.tags[END]) == ("2026-10-01", "2026-11-01")

@@ -1,0 +1,87 @@
+"""Chunks cover the requested windows exactly: no gap, no overlap, none across a partition."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avesa_dagster.catalog import grain
+from avesa_dagster.catalog.models import Grain
+from avesa_dagster.extract.planner import WHOLE, plan
+from avesa_dagster.extract.request import Mode, Request
+
+SECONDS = st.integers(0, 4 * 365 * 86_400)
+FIRST = datetime(2023, 1, 1, tzinfo=UTC)
+
+
+def _moment(seconds: int) -> datetime:
+    return FIRST + timedelta(seconds=seconds)
+
+
+def _request(kind: Grain, start: datetime, until: datetime, mode: Mode) -> Request:
+    parts = tuple(grain.partitions(kind, start, until))
+    return Request("acme", "connectwise", "tickets", parts, mode, "token", "run")
+
+
+@given(
+    kind=st.sampled_from(Grain),
+    start=SECONDS.map(_moment),
+    length=st.integers(0, 120 * 86_400),
+    upper=SECONDS.map(_moment),
+    sync_from=st.none() | SECONDS.map(_moment),
+    chunk_days=st.integers(1, 400),
+    full=st.booleans(),
+)
+def test_chunks_partition_the_requested_windows_exactly(
+    kind: Grain,
+    start: datetime,
+    length: int,
+    upper: datetime,
+    sync_from: datetime | None,
+    chunk_days: int,
+    full: bool,
+) -> None:
+    mode = Mode.FULL if full else Mode.SYNC if sync_from else Mode.BACKFILL
+    request = _request(kind, start, start + timedelta(seconds=length), mode)
+    chunks = plan(request, upper=upper, sync_from=sync_from, chunk_days=chunk_days, whole=False)
+    windows = [chunk for chunk in chunks if chunk.kind == "window"]
+    wanted = (max(request.start, sync_from or request.start), min(request.end, upper))
+    if wanted[0] >= wanted[1]:
+        assert not windows
+    else:
+        assert (windows[-1].start, windows[0].end) == wanted
+    for newer, older in zip(windows, windows[1:], strict=False):
+        assert newer.start == older.end, "newest first, no gap, no overlap"
+    parts = {partition.key: partition for partition in request.partitions}
+    for chunk in windows:
+        assert parts[chunk.partition].start <= chunk.start < chunk.end
+        assert chunk.end <= parts[chunk.partition].end
+        if kind is Grain.MONTHLY:
+            assert (chunk.end - chunk.start).days <= max(1.5 * chunk_days, 1) + 1
+    assert len({chunk.chunk_id for chunk in chunks}) == len(chunks)
+    assert [chunk.kind for chunk in chunks].count("sweep") == int(full)
+
+
+@given(start=SECONDS.map(_moment), length=st.integers(0, 10**7), upper=SECONDS.map(_moment))
+def test_master_data_is_one_chunk_up_to_the_present(
+    start: datetime, length: int, upper: datetime
+) -> None:
+    request = _request(
+        Grain.MONTHLY, start, start + timedelta(seconds=length), Mode.BACKFILL
+    )
+    chunks = plan(request, upper=upper, sync_from=None, chunk_days=30, whole=True)
+    if upper <= request.start:
+        assert not chunks
+    else:
+        (only,) = chunks
+        assert (only.kind, only.partition) == ("full", WHOLE)
+        assert (only.start, only.end) == (request.start, min(request.end, upper))
+
+
+@given(kind=st.sampled_from(Grain), at=SECONDS.map(_moment))
+def test_every_moment_lies_in_the_one_partition_that_floor_names(kind: Grain, at: datetime) -> None:
+    (only,) = grain.partitions(kind, at, at)
+    assert only.start == grain.floor(kind, at) and only.start <= at < only.end
+    assert only.end == grain.following(kind, only.start) == grain.floor(kind, only.end)
