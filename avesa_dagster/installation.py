@@ -18,6 +18,7 @@ from avesa_dagster.control.sqlite import SqliteControl
 from avesa_dagster.errors import ConfigurationError, Where
 from avesa_dagster.extract.runner import Extractor
 from avesa_dagster.lake.objects import LocalObjects
+from avesa_dagster.lake.reader import Reader
 from avesa_dagster.names import checked
 from avesa_dagster.settings import Settings
 from avesa_dagster.sources.base import Cancelled, Clock, Source
@@ -79,6 +80,11 @@ class Installation:
             open_source=self.open_source,
             clock=self.clock,
         )
+
+    def reader(self) -> Reader:
+        """The public door to what analysts read: `current`, `history`, `as_of`, `query`."""
+        tenants = {row.tenant for row in self.control.registry.all()}
+        return Reader(self.objects, self.catalog, tenants=tenants)
 
     def open_source(
         self, connection: TenantService, live: bool, cancelled: Cancelled

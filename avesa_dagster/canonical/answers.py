@@ -4,7 +4,6 @@ Where a generation covers all canonical partitions, it is the answer. Where it i
 records that lie in newer partitions are derived on the spot, and the others are read from it.
 """
 
-# ruff: noqa: S608 - SQL is built from checked names and quoted literals only.
 from __future__ import annotations
 
 from collections.abc import Iterator

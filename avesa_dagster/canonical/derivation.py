@@ -16,7 +16,6 @@ What holds, for each record (source_service, source_table, record_id):
   its own. Unchanged versions stay: that a source touched a record is information.
 """
 
-# ruff: noqa: S608 - SQL is built from checked names and quoted literals only.
 from __future__ import annotations
 
 import hashlib
@@ -210,9 +209,9 @@ WITH alive AS (
     WHERE d.dead GROUP BY d.source, d.record, d.changed, d.seen
 ), gaps AS (
     SELECT d.source, d.record, d.closes, d.closes = d.changed AND d.changed < d.seen AS stated,
-        coalesce(min(CASE
-            WHEN a.changed <= d.closes THEN list_min(list_filter(a.times, lambda t: t > d.seen))
-            WHEN a.times[-1] > d.seen THEN a.changed END), 'infinity') AS opens
+        -- A version after the closing was not seen before it: any sight of it is one of life.
+        coalesce(min(CASE WHEN a.changed > d.closes THEN a.changed
+            ELSE list_min(list_filter(a.times, lambda t: t > d.seen)) END), 'infinity') AS opens
     FROM deaths d LEFT JOIN alive a ON a.source = d.source AND a.record = d.record
     GROUP BY d.source, d.record, d.changed, d.seen, d.closes
 ), starts AS (

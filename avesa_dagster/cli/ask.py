@@ -15,7 +15,6 @@ from avesa_dagster.control.coverage import PartitionCoverage
 from avesa_dagster.control.coverage import coverage as cover
 from avesa_dagster.errors import ConfigurationError
 from avesa_dagster.installation import Installation
-from avesa_dagster.lake.reader import Reader
 from avesa_dagster.names import checked
 
 _FULL, _PART, _NONE = "■", "◧", "·"
@@ -41,7 +40,7 @@ def query(tenant: str, sql: str, as_json: bool, limit: int) -> None:
     """
     installation = Installation.from_environment()
     _known(installation, tenant)
-    table = Reader(installation.objects, installation.catalog).query(tenant, sql)
+    table = installation.reader().query(tenant, sql)
     if as_json:
         print_json(table.to_pylist())
         return

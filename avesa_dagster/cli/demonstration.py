@@ -25,7 +25,6 @@ from avesa_dagster.defs.homes import prepare
 from avesa_dagster.defs.launches import sync_launches
 from avesa_dagster.errors import RetriableError
 from avesa_dagster.installation import Installation
-from avesa_dagster.lake.reader import Reader
 from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster.settings import Settings
 
@@ -199,7 +198,7 @@ def _say_what_arrived(
     used: Mapping[str, Any],
     seconds: float,
 ) -> None:
-    reader = Reader(installation.objects, installation.catalog)
+    reader = installation.reader()
     covered = tenant_coverage(installation, TENANT)[SERVICE]
     rows = []
     for table in connection.tables:

@@ -343,7 +343,8 @@ def _history(
 
 def _progress_line(title: str, progress: Progress) -> str:
     share = round(100 * progress.done / progress.total)
-    left = "" if progress.seconds_left is None else f", about {progress.seconds_left:.0f} s left"
+    seconds = progress.seconds_left if progress.done < progress.total else None
+    left = "" if seconds is None else f", about {seconds:.0f} s left"
     return (
         f"{title}: chunk {progress.done}/{progress.total} ({share} %) {progress.window} done, "
         f"{progress.rows} rows, {progress.requests} requests{left}"
@@ -390,19 +391,22 @@ def _raw_metadata(
     prefix = layout.partition_prefix(
         connection.tenant, "raw", connection.service, table, fetched.partition.key
     )
+    held = [info.key for info in objects.list(prefix) if info.key.endswith(".parquet")]
     said: dict[str, dg.MetadataValue | int] = {
-        "dagster/partition_row_count": metadata.parquet_rows(objects, fetched.objects),
+        "dagster/partition_row_count": metadata.parquet_rows(objects, held),
+        "new rows": metadata.parquet_rows(objects, fetched.objects),
         "source count": fetched.source_count,
         "requests": fetched.requests,
         "windows": dg.MetadataValue.text(", ".join(fetched.windows) or "none: in the future"),
-        "objects": len(fetched.objects),
+        "objects": len(held),
         "files": metadata.link(objects, prefix),
     }
     if fetched.as_of:
         said["as of"] = dg.MetadataValue.timestamp(fetched.as_of)
-    if fetched.objects:
+    if held:
         columns = ["record_id", "updated_at", "observed_at", "payload"]
-        said["preview"] = metadata.preview(objects, fetched.objects[-1], columns)
+        shown = fetched.objects[-1] if fetched.objects else held[-1]
+        said["preview"] = metadata.preview(objects, shown, columns)
     return said
 
 

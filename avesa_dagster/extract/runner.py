@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from avesa_dagster.catalog import grain
@@ -146,8 +146,14 @@ class Extractor:
     def _plan(self, request: Request, connection: TenantService, source: Source) -> list[Chunk]:
         """The chunks under the request's token; those of an earlier attempt stay as they were."""
         planned = self._ledger_rows(request)
-        if planned:
+        missing = tuple(
+            part
+            for part in request.partitions
+            if not any(chunk.start < part.end and chunk.end > part.start for chunk in planned)
+        )
+        if not missing:
             return planned
+        request = replace(request, partitions=missing)
         service = self.catalog.services[request.service]
         settings = self.catalog.settings(request.tenant, request.service)
         now = source.now()
@@ -163,7 +169,7 @@ class Extractor:
             chunk_days=settings.chunk_size_days,
             whole=master and request.mode is not Mode.SYNC,
         )
-        return self.ledger.plan(chunks, now=self.clock()) if chunks else []
+        return planned + (self.ledger.plan(chunks, now=self.clock()) if chunks else [])
 
     def _held(self, request: Request) -> Held:
         table = self.catalog.services[request.service].tables[request.table]

@@ -9,7 +9,6 @@ Where a history's generation covers all canonical partitions it is read as it is
 behind, the records that changed since are derived on the spot, and the others are read from it.
 """
 
-# ruff: noqa: S608 - SQL is built from checked names and quoted literals only.
 from __future__ import annotations
 
 from collections.abc import Collection

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from rich.table import Table
 
 from avesa_dagster.sandbox.process import SimulatorError
 from avesa_dagster_tests.bench import budget, empty_run, first_row, history, pages, versions
-from avesa_dagster_tests.bench.measure import Bench, Part
+from avesa_dagster_tests.bench.measure import Bench, Failed, Part
 
 _ALL: dict[str, Callable[[Bench], Part]] = {
     "pages": pages.measure,
@@ -30,6 +29,7 @@ _ALL: dict[str, Callable[[Bench], Part]] = {
     "empty-run": empty_run.measure,
     "first-row": first_row.measure,
 }
+_WIDTH = 100
 _COLUMNS = ("", "AVESA", "beside it", "ratio", "target", "")
 
 
@@ -45,9 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(_ALL)}")
     console = Console(highlight=False)
+    console.width = max(console.width, _WIDTH)
     console.print(_machine())
     began = time.monotonic()
-    parts: list[Part] = []
+    parts: dict[str, Part] = {}
     failed: list[str] = []
     with (
         tempfile.TemporaryDirectory(prefix="avesa-bench-") as scratch,
@@ -58,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder.mkdir()
             say = partial(_say, status, name)
             try:
-                parts.append(_ALL[name](Bench(folder, options.quick, say)))
-            except (subprocess.CalledProcessError, SimulatorError) as error:
+                parts[name] = _ALL[name](Bench(folder, options.quick, say))
+            except (Failed, SimulatorError) as error:
                 failed.append(f"{name}: {error}")
     _print(console, parts, options.quick)
     for text in failed:
@@ -72,11 +73,11 @@ def _say(status: Status, name: str, text: str) -> None:
     status.update(f"{name}: {text}")
 
 
-def _print(console: Console, parts: Sequence[Part], quick: bool) -> None:
+def _print(console: Console, parts: Mapping[str, Part], quick: bool) -> None:
     table = Table(header_style="bold", box=None, pad_edge=False)
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
-    for part in parts:
+    for part in parts.values():
         table.add_row(f"[bold]{part.title}[/bold]")
         for row in part.rows:
             word = {None: "", True: "[green]pass[/green]", False: "[red]MISS[/red]"}[row.holds]
@@ -91,9 +92,9 @@ def _print(console: Console, parts: Sequence[Part], quick: bool) -> None:
             )
     console.print(table)
     console.print()
-    for part in parts:
+    for name, part in parts.items():
         for note in part.notes:
-            console.print(f"[dim]{part.title.split(',')[0]}: {note}[/dim]", soft_wrap=False)
+            console.print(f"[dim]{name}: {note}[/dim]")
     console.print(
         "[dim]Medians; each measurement in a process of its own, cases of a comparison in turn. A "
         "rate per core is per CPU second. Memory is the process's peak, (+) of it above imports "

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from datetime import UTC, datetime, timedelta
 
 from avesa_dagster.sandbox.process import Simulator
-from avesa_dagster_tests.bench.measure import Bench, Part, Row, environment, median
+from avesa_dagster_tests.bench.measure import Bench, Part, Row, median
 
 
 def measure(bench: Bench) -> Part:
@@ -29,7 +26,11 @@ def measure(bench: Bench) -> Part:
             one = bench.run("runs:bare", home=bare, steps=1)
             many = bench.run("runs:bare", home=bare, steps=steps)
             found.append((sync, one, many))
-            commands.append(_command(bench, home))
+            commands.append(
+                bench.command(
+                    "avesa sync", "avesa_dagster.cli.main", "sync", "acme", AVESA_HOME=home
+                )
+            )
     ours, alone, same = (median(item.wall for item in row) for row in zip(*found, strict=True))
     core = median(sync.cpu for sync, _, _ in found)
     return Part(
@@ -51,15 +52,3 @@ def measure(bench: Bench) -> Part:
             "nothing. Wall seconds; the command also starts Python and imports Dagster.",
         ],
     )
-
-
-def _command(bench: Bench, home: str) -> float:
-    bench.say("avesa sync")
-    began = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-m", "avesa_dagster.cli.main", "sync", "acme"],
-        check=True,
-        env={**environment(), "AVESA_HOME": home},
-        stdout=subprocess.DEVNULL,
-    )
-    return time.monotonic() - began

@@ -28,7 +28,7 @@ def measure(bench: Bench) -> Part:
     seconds = sorted(found.extra.values())
     middle = median(seconds)
     return Part(
-        "From avesa connect to the first queryable row",
+        "avesa connect to the first row",
         [
             Row(
                 "seconds",

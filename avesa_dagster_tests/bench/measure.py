@@ -23,6 +23,10 @@ from typing import Self
 MEGABYTE = 1_000_000
 
 
+class Failed(Exception):
+    """A measurement did not come to its end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What one measurement came to.
@@ -131,16 +135,38 @@ class Bench:
         """Measures `work/{module}:{function}` in a fresh process.
 
         Raises:
-            CalledProcessError: It failed; its own words stand above.
+            Failed: With the end of what it said.
         """
-        self.say(target)
         with tempfile.NamedTemporaryFile(dir=self.scratch, suffix=".json") as answer:
-            command = [
-                sys.executable, "-m", f"{__package__}.child", target,
-                json.dumps(arguments), answer.name,
-            ]  # fmt: skip
-            subprocess.run(command, check=True, env=environment())  # noqa: S603
+            child = f"{__package__}.child"
+            self.command(target, child, target, json.dumps(arguments), answer.name)
             return Measured(**json.loads(Path(answer.name).read_text("utf-8")))
+
+    def command(self, name: str, module: str, *arguments: str, **variables: str) -> float:
+        """Runs a Python module as a command; returns its wall seconds, its start among them.
+
+        Args:
+            name: Says what is being done.
+            module: The module.
+            arguments: Its arguments.
+            variables: Of its environment, besides ours.
+
+        Raises:
+            Failed: With the end of what it said.
+        """
+        self.say(name)
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            env={**_environment(), **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            text=True,
+        )
+        if done.returncode:
+            raise Failed(f"{name}: exit code {done.returncode}\n{done.stdout[-2_000:]}")
+        return time.perf_counter() - began
 
     def interleaved(
         self, rounds: int, cases: dict[str, tuple[str, dict[str, object]]]
@@ -153,7 +179,7 @@ class Bench:
         return found
 
 
-def environment() -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """The environment of a measured process: no installation of this machine is met."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("AVESA_")}
     return {**kept, "PYTHONWARNINGS": "ignore"}

@@ -13,7 +13,7 @@ def measure(bench: Bench) -> Part:
     """Runs the benchmark."""
     folder = str(bench.scratch / "pages")
     (bench.scratch / "pages").mkdir()
-    rows, few = bench.size(100_000, 20_000), bench.size(20_000, 5_000)
+    rows, few = bench.size(100_000, 10_000), bench.size(20_000, 3_000)
     found = bench.interleaved(
         bench.size(5, 1),
         {
@@ -23,7 +23,7 @@ def measure(bench: Bench) -> Part:
             "plain": ("pages:plain", {"rows": few, "folder": folder}),
         },
     )
-    small, large = bench.size(200_000, 40_000), bench.size(2_000_000, 200_000)
+    small, large = bench.size(200_000, 20_000), bench.size(2_000_000, 60_000)
     short = bench.run("pages:avesa", rows=small, folder=folder)
     long = bench.run("pages:avesa", rows=large, folder=folder)
     ours, plain = per_core(found["avesa"]), per_core(found["plain"])

@@ -10,7 +10,7 @@ _AT_LEAST = 50_000
 def measure(bench: Bench) -> Part:
     """Runs the benchmark."""
     folder = str(bench.scratch / "versions")
-    rows, files = bench.size(220_000, 40_000), bench.size(2, 1)
+    rows, files = bench.size(220_000, 20_000), bench.size(2, 1)
     bench.run("versions:prepare", rows=rows, folder=folder)
     found = bench.interleaved(
         bench.size(5, 1),

@@ -44,12 +44,12 @@ def _of_one(seen: list[Seen]) -> list[Row]:
     alive: dict[int, list[Seen]] = {}
     deaths: dict[int, int] = {}
     for one in seen:
-        changed, moment = int(one.changed * TICKS), int(one.seen * TICKS)
+        changed, moment = round(one.changed * TICKS), round(one.seen * TICKS)
         if one.dead:
             deaths[changed] = min(moment, deaths.get(changed, moment))
         else:
             alive.setdefault(changed, []).append(one)
-    looks = [(changed, int(one.seen * TICKS)) for changed, many in alive.items() for one in many]
+    looks = [(changed, round(one.seen * TICKS)) for changed, many in alive.items() for one in many]
 
     gaps = []
     for stated, moment in deaths.items():
@@ -83,8 +83,8 @@ def _of_one(seen: list[Seen]) -> list[Row]:
                 Row(
                     winner.record,
                     winner.name or "",
-                    int(winner.seen * TICKS),
-                    min(int(one.seen * TICKS) for one in alive[version]),
+                    round(winner.seen * TICKS),
+                    min(round(one.seen * TICKS) for one in alive[version]),
                     moment,
                     None,
                     True,

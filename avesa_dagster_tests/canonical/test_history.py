@@ -21,7 +21,7 @@ from avesa_dagster.lake.layout import manifest_key
 from avesa_dagster.lake.objects import LocalObjects
 from avesa_dagster.lake.reader import Reader
 
-from .lakes import Seen, build, small_catalog, store
+from .lakes import TICKS, Seen, build, small_catalog, store
 from .oracle import history, last_rows, rows_of
 
 SCRIPTS = 45
@@ -61,7 +61,7 @@ def told(record: str, life: list[int]) -> list[tuple[Seen, int, int]]:
 def test_history_from_any_order_and_split_is_what_the_oracle_says(
     batch: list[list[int]], seed: int, table: str
 ) -> None:
-    random = Random(repr((seed, batch, table)))  # noqa: S311
+    random = Random(repr((seed, batch, table)))
     # A few lives that hypothesis can shrink, and many more for the price of one build.
     batch = batch + [
         [random.randrange(DOMAIN) for _ in range(random.randint(2, 7))] for _ in range(SCRIPTS)
@@ -117,6 +117,21 @@ def test_a_stated_deletion_ends_by_the_source(objects: LocalObjects, catalog: Ca
     build(objects, catalog)
     row = Reader(objects, catalog).history("acme", "things").to_arrow_table().to_pylist()[0]
     assert (row["effective_end_date"].hour, row["effective_end_origin"]) == (3, "source")
+
+
+def test_of_two_deletions_that_close_at_one_moment_the_stated_one_speaks(
+    objects: LocalObjects, catalog: Catalog
+) -> None:
+    seen = [
+        Seen("1", 4, 4),
+        Seen("1", 4 + 1 / TICKS, 6, None),  # stated: a microsecond after the version
+        Seen("1", 3, 5, None),  # moved there, for the version was alive by then
+    ]
+    store(objects, seen)
+    build(objects, catalog)
+    rows = rows_of(Reader(objects, catalog).history("acme", "things"))
+    assert rows == history(seen)
+    assert [row.end_origin for row in rows] == ["source"]
 
 
 def test_unchanged_versions_stay(objects: LocalObjects, catalog: Catalog) -> None:

@@ -66,7 +66,7 @@ def test_a_deletion_keeps_the_id_and_nothing_else(objects: LocalObjects, catalog
 
 
 def test_equal_observations_make_equal_bytes(tmp_path: Path, catalog: Catalog) -> None:
-    chance = random.Random(7)  # noqa: S311
+    chance = random.Random(7)
     seen = [
         Seen(str(chance.randrange(2_000)), chance.randrange(9), chance.randrange(9), "n")
         for _ in range(20_000)

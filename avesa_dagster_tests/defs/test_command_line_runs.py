@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from avesa_dagster.lake.reader import Reader
 from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster_tests.defs.conftest import House
 
@@ -17,8 +16,7 @@ TICKETS = "acme/raw/connectwise/tickets,acme/canonical/connectwise/tickets"
 
 
 def rows(house: House, table: str, tenant: str = "acme") -> list[tuple[object, ...]]:
-    installation = house.installation
-    reader = Reader(installation.objects, installation.catalog)
+    reader = house.installation.reader()
     relation = reader.history(tenant, table)
     return sorted(relation.fetchall(), key=repr)
 
@@ -115,8 +113,7 @@ def test_a_sync_brings_the_new_version_and_a_full_one_the_deletion(
     run = house.run("avesa", "sync", "acme", "connectwise", "--full", "--json")
     assert run.returncode == 0, run.stderr
     assert all(item["success"] for item in json.loads(run.stdout))
-    installation = house.installation
-    reader = Reader(installation.objects, installation.catalog)
+    reader = house.installation.reader()
     current = {row[0] for row in reader.current("acme", "companies").project("id").fetchall()}
     assert str(gone) not in current
     assert len(current) == len(before) - 1

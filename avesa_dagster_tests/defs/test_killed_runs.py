@@ -11,7 +11,6 @@ import pytest
 
 from avesa_dagster.defs import processes
 from avesa_dagster.defs.homes import prepare
-from avesa_dagster.lake.reader import Reader
 from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster_tests.defs.conftest import WORLD, House
 
@@ -81,8 +80,7 @@ def test_a_killed_worker_is_retried_resumes_and_nothing_is_lost_or_doubled(
                 dg.DagsterRunStatus.FAILURE,
                 dg.DagsterRunStatus.SUCCESS,
             }
-        installation = daemon.installation
-        reader = Reader(installation.objects, installation.catalog)
+        reader = daemon.installation.reader()
         for table in ("tickets", "time_entries", "companies", "contacts"):
             truth = simulator.control("truth_current", table=table)["records"]
             history = reader.history("acme", table).project("id, record_version").fetchall()

@@ -38,7 +38,7 @@ _began = time.monotonic()
 
 def say(text: str) -> None:
     """Tells whoever watches what was seen, and when."""
-    print(f"[{time.monotonic() - _began:5.1f} s] {text}", flush=True)  # noqa: T201
+    print(f"[{time.monotonic() - _began:5.1f} s] {text}", flush=True)
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Stage:
         return [f"{n // 12}-{n % 12 + 1:02}-01" for n in range(begin, begin + count)]
 
     def avesa(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: S603
+        return subprocess.run(
             [_AVESA, *arguments],
             env=environment(self.home),
             cwd=ROOT,
@@ -151,7 +151,7 @@ def _dev(home: Path, log: Path) -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as sink:
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             [_AVESA, "dev", "--port", str(port)],
             env=environment(home),
             cwd=home.parent,
@@ -187,7 +187,7 @@ def _hear_ctrl_c() -> None:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/server_info", timeout=5) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{url}/server_info", timeout=5) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -106,7 +106,7 @@ def test_a_materialization_says_what_it_holds(stage: Stage) -> None:
     said = ui.choose_partition(month)
     held = true_count(stage, "tickets", month, stage.months[3])
     assert re.search(rf"partition_row_count\s+{held}\b", said), (held, said)
-    for label in ("source count", "requests", "windows", "files", "preview"):
+    for label in ("source count", "new rows", "requests", "windows", "files", "preview"):
         assert re.search(rf"^{label}\s", said, re.MULTILINE), (label, said)
     assert f"[{month}, {stage.months[3]})" in said
     assert str(stage.home / "lake/acme/raw/connectwise/tickets") in said

@@ -279,9 +279,8 @@ def test_bursts_of_429_are_waited_out(bench: Bench) -> None:
 def test_a_row_of_another_window_in_place_of_one_is_noticed(bench: Bench) -> None:
     """A page of a broken filter that holds as many rows as were counted."""
     hostile(bench, {"kind": "filter_ignored", "probability": 1.0})
-    with pytest.raises(DataError, match="cannot be taken|windows failed") as caught:
+    with pytest.raises(DataError, match="2026-02-01"):
         bench.extract("tickets", token="t")
-    assert "outside of" in str(caught.value)
     hostile(bench)
     bench.extract("tickets", token="t")
     assert_equals_truth(bench, "tickets")
@@ -383,8 +382,9 @@ WINDOWED_POISON = {
     "no_info": "states no change time",
     "no_last_updated": "states no change time",
     "last_updated_garbage": "_info.lastUpdated",
+    "lone_surrogate": "its text cannot be read",
 }
-HARMLESS = ("huge_text", "nuls", "wide_integer", "wide_float", "lone_surrogate", "deep_nesting")
+HARMLESS = ("huge_text", "nuls", "wide_integer", "wide_float", "deep_nesting")
 
 
 @pytest.mark.parametrize("kind", WINDOWED_POISON)
@@ -416,15 +416,9 @@ def test_a_damaged_record_is_kept_aside_and_every_other_one_is_stored(
 
 @pytest.mark.parametrize("kind", HARMLESS)
 @pytest.mark.parametrize("table", ["tickets", "companies"])
-def test_an_odd_record_is_stored_as_it_is_or_refused_by_name(
-    bench: Bench, kind: str, table: str
-) -> None:
+def test_an_odd_record_is_stored_as_it_is(bench: Bench, kind: str, table: str) -> None:
     made = bench.control("poison", table=table, kinds=[kind], at="2026-02-10T10:00:00Z")["ids"]
-    try:
-        bench.extract(table)
-    except DataError as error:
-        assert error.where.window and error.where.table == table
-        pytest.fail(f"{kind} is refused: {error}")
+    bench.extract(table)
     record_id = str(made[kind])
     (row,) = [row for row in bench.raw(table) if row["record_id"] == record_id]
     assert row["payload"].encode() in bench.versions(table)[record_id]

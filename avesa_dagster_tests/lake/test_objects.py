@@ -182,7 +182,7 @@ def test_a_process_killed_while_creating_leaves_what_was_there(
     lake = LocalObjects(tmp_path)
     if held is not None:
         lake.put("a/x", held)
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         [sys.executable, "-c", CRASH, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

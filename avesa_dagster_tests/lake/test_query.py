@@ -138,7 +138,7 @@ def test_no_file_can_be_opened(reader: Reader, objects: LocalObjects, source: st
     rival = objects.location("rival/canonical/east/things/dt=2024-01-01/versions.parquet")
     assert Path(rival).exists()
     with pytest.raises(ConfigurationError, match=r"the query fails: \w+"):
-        reader.query("acme", f"SELECT * FROM {source.format(rival=rival, lake=objects.root)}")  # noqa: S608
+        reader.query("acme", f"SELECT * FROM {source.format(rival=rival, lake=objects.root)}")
 
 
 def test_pythons_variables_are_no_tables(reader: Reader) -> None:
@@ -173,7 +173,7 @@ def test_a_hidden_name_is_never_answered_wrongly(reader: Reader) -> None:
 
 def test_settings_and_views_tell_nothing_of_other_tenants(reader: Reader) -> None:
     for source in ("duckdb_settings()", "duckdb_views()", "duckdb_tables()", "duckdb_columns()"):
-        answer = reader.query("acme", f"SELECT * FROM {source}, (SELECT 'things')")  # noqa: S608
+        answer = reader.query("acme", f"SELECT * FROM {source}, (SELECT 'things')")
         assert "rival" not in str(answer.to_pylist())
     assert reader.query("acme", "FROM duckdb_secrets()").num_rows == 0
     assert reader.query("acme", "FROM duckdb_logs").num_rows == 0

@@ -78,7 +78,7 @@ def test_answers_equal_the_oracle_however_stale_the_manifest_is(
     }
     for hour in (0.5, 1, 2.5, 3, 4.5, 7.5, 99):
         assert shown(reader.as_of("acme", table, at(hour))) == holding(expected, hour)
-    counted = reader.query("acme", f"SELECT count(*) AS n FROM {table}_history")  # noqa: S608
+    counted = reader.query("acme", f"SELECT count(*) AS n FROM {table}_history")
     assert counted.to_pylist() == [{"n": len(rows)}]
 
 

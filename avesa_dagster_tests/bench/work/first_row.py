@@ -45,7 +45,7 @@ def connect(home: str, tenants: dict[str, dict[str, str]]) -> Measured:
 
 
 def _connect(tenant: str, credentials: dict[str, str]) -> None:
-    subprocess.run(  # noqa: S603
+    subprocess.run(
         [
             sys.executable, "-m", "avesa_dagster.cli.main", "connect", tenant, SERVICE,
             "--credentials", "-",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from avesa_dagster.installation import Installation
 from avesa_dagster.settings import Settings
 from avesa_dagster_tests.bench.measure import Measured, Meter
 from avesa_dagster_tests.bench.work.tickets import SERVICE, TENANT
-
-logging.getLogger("dagster").setLevel(logging.CRITICAL)
 
 
 def prepare(home: str, credentials: dict[str, str]) -> Measured:

@@ -32,7 +32,7 @@ def catalog() -> Catalog:
 def chunk() -> Chunk:
     """The chunk that all pages belong to."""
     return Chunk(
-        token="bench",  # noqa: S106 (who fetches, no secret)
+        token="bench",
         tenant=TENANT,
         service=SERVICE,
         table=TABLE,
@@ -49,7 +49,7 @@ class Tickets:
 
     def __init__(self) -> None:
         cast = records.Cast.of_setup_tables()
-        rng = Random(7)  # noqa: S311
+        rng = Random(7)
         start, end = int(START.timestamp()), int(END.timestamp())
         for table, count in (("members", 20), ("companies", 500), ("contacts", 2_000)):
             for number in range(count):
