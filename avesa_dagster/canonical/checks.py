@@ -25,7 +25,7 @@ def doubled_keys(
     files = _versions(objects, tenant, service, table, partitions)
     return _find(
         f"""select filename, record_id, updated_at from {parquet(files, "filename=true")}
-        group by filename, record_id, updated_at, is_deleted having count(*) > 1"""  # noqa: S608
+        group by filename, record_id, updated_at, is_deleted having count(*) > 1"""
         if files
         else None
     )
@@ -43,9 +43,9 @@ def lost_versions(
             continue
         held = _versions(objects, tenant, service, table, [partition])
         columns = "record_id, updated_at, is_deleted"
-        here = f"select {columns} from {parquet(raw)}"  # noqa: S608
+        here = f"select {columns} from {parquet(raw)}"
         if held:
-            here += f" except select {columns} from {parquet(held)}"  # noqa: S608
+            here += f" except select {columns} from {parquet(held)}"
         one = _find(here)
         found = Finding(found.broken + one.broken, found.example or one.example)
     return found
@@ -67,7 +67,7 @@ def broken_intervals(objects: Objects, key: str) -> Finding:
         where e <= s or next_start < e or record_version <> n
            or (next_start is not null and (e is null or (next_start > e and o <> 'observed')))
            or (is_current and e is not null)
-        """  # noqa: S608
+        """
     )
 
 
@@ -75,7 +75,7 @@ def doubled_current(objects: Objects, key: str) -> Finding:
     """Records with more than one current row."""
     return _find(
         f"""select source_service, id, count(*) from {parquet([objects.location(key)])}
-        where is_current group by all having count(*) > 1"""  # noqa: S608
+        where is_current group by all having count(*) > 1"""
     )
 
 
@@ -91,6 +91,6 @@ def _find(sql: str | None) -> Finding:
         return Finding(0)
     with connect() as db:
         row = db.execute(
-            f"select count(*), any_value(found::varchar) from ({sql}) found"  # noqa: S608
+            f"select count(*), any_value(found::varchar) from ({sql}) found"
         ).fetchone()
     return Finding(int(row[0]), row[1]) if row else Finding(0)

@@ -48,11 +48,6 @@ def history_key(tenant: str, table: str) -> dg.AssetKey:
     return dg.AssetKey([tenant, "history", table])
 
 
-def connection_keys(connection: TenantService, catalog: Catalog) -> list[dg.AssetKey]:
-    """The partitioned assets of a connection, raw before canonical."""
-    return table_keys(connection, catalog, connection.tables)
-
-
 def table_keys(
     connection: TenantService, catalog: Catalog, tables: Iterable[str]
 ) -> list[dg.AssetKey]:

@@ -12,7 +12,7 @@ from datetime import datetime
 
 import dagster as dg
 
-from avesa_dagster.catalog import grain
+from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.control.base import TenantService
 from avesa_dagster.defs import assets, tags
@@ -24,6 +24,7 @@ RECENT = 2
 """Partitions that a new tenant gets first: the open one and the one before."""
 PIECE = 12
 """Partitions of deep history in one run."""
+_LIVE_PRIORITY = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +56,20 @@ def sync_launches(
         full: Master data whole, and the search for deletions.
         name: Tells this sync from the one before.
     """
-    catalog = extractor.catalog
-    known = known_partitions(connection, catalog, now)
+    plan = _Plan(connection, extractor.catalog, name)
+    known = known_partitions(connection, extractor.catalog, now)
+
+    def recent(tables: Sequence[str]) -> list[Partition]:
+        start = min(extractor.sync_start(connection, table, now) for table in tables)
+        return [partition for partition in known if partition.end > start]
+
     if not full:
-        return [_launch(connection, catalog, connection.tables, known, Mode.SYNC, name, extractor)]
-    service = catalog.services[connection.service]
-    master = [t for t in connection.tables if service.tables[t].master_data]
-    others = [t for t in connection.tables if t not in master]
+        return [plan.launch(connection.tables, recent(connection.tables), Mode.SYNC)]
     launches = []
-    if master:
-        launches.append(_launch(connection, catalog, master, known, Mode.FULL, name, None))
-    if others:
-        launches.append(_launch(connection, catalog, others, known, Mode.FULL, name, extractor))
+    if plan.master:
+        launches.append(plan.launch(plan.master, known, Mode.FULL))
+    if plan.others:
+        launches.append(plan.launch(plan.others, recent(plan.others), Mode.FULL))
     return launches
 
 
@@ -75,62 +78,53 @@ def onboarding_launches(connection: TenantService, catalog: Catalog, now: dateti
 
     Named after the credentials' generation: each generation is backfilled once.
     """
-    known = known_partitions(connection, catalog, now)
-    service = catalog.services[connection.service]
-    master = [t for t in connection.tables if service.tables[t].master_data]
-    others = [t for t in connection.tables if t not in master]
     name = f"onboard-{connection.tenant}-{connection.service}-g{connection.generation}"
+    plan = _Plan(connection, catalog, name)
+    known = known_partitions(connection, catalog, now)
     launches = []
-    if master:
-        launches.append(
-            _launch(connection, catalog, master, known, Mode.BACKFILL, f"{name}-master", None, 1)
-        )
-    if others:
-        pieces = [known[-RECENT:]]
+    if plan.master:
+        launches.append(plan.launch(plan.master, known, Mode.BACKFILL, priority=1))
+    if plan.others:
         older = known[:-RECENT]
-        pieces += [older[max(0, end - PIECE) : end] for end in range(len(older), 0, -PIECE)]
-        for number, piece in enumerate(pieces):
-            launches.append(
-                _launch(connection, catalog, others, piece, Mode.BACKFILL, name, None, -number)
-            )
+        pieces = [older[max(0, end - PIECE) : end] for end in range(len(older), 0, -PIECE)]
+        for number, piece in enumerate([known[-RECENT:], *pieces]):
+            launches.append(plan.launch(plan.others, piece, Mode.BACKFILL, priority=-number))
     return launches
 
 
-def _launch(
-    connection: TenantService,
-    catalog: Catalog,
-    tables: Sequence[str],
-    known: Sequence[grain.Partition],
-    mode: Mode,
-    name: str,
-    extractor: Extractor | None,
-    priority: int = 0,
-) -> Launch:
-    """A launch over these partitions, or, with an extractor, over those since the watermarks."""
-    if extractor is not None:
-        now = extractor.clock()
-        start = min(extractor.sync_start(connection, table, now) for table in tables)
-        known = [partition for partition in known if partition.end > start]
-    keys = assets.table_keys(connection, catalog, tables)
-    fed = {
-        mapping[0].table
-        for table in tables
-        if (mapping := catalog.mapping(connection.service, table))
-    }
-    histories = [assets.history_key(connection.tenant, table) for table in sorted(fed)]
-    stretch = [known[0].key, known[-1].key]
-    lane = "backfill" if mode is Mode.BACKFILL else "live"
-    return Launch(
-        name=f"{name}-{mode.value}-{'-'.join(sorted(tables))}-{stretch[0]}-{stretch[1]}",
-        keys=(*keys, *histories),
-        tags={
-            **tags.range_tags(
-                connection.tenant,
-                connection.service,
-                mode,
-                stretch,
-                priority=priority if mode is Mode.BACKFILL else 10,
+class _Plan:
+    """Launches of one connection under one name."""
+
+    def __init__(self, connection: TenantService, catalog: Catalog, name: str) -> None:
+        self._connection = connection
+        self._catalog = catalog
+        self._name = name
+        known = catalog.services[connection.service].tables
+        self.master = [t for t in connection.tables if known[t].master_data]
+        self.others = [t for t in connection.tables if not known[t].master_data]
+
+    def launch(
+        self,
+        tables: Sequence[str],
+        partitions: Sequence[Partition],
+        mode: Mode,
+        *,
+        priority: int = _LIVE_PRIORITY,
+    ) -> Launch:
+        """Raw, canonical and the histories of these tables, over these partitions."""
+        tenant, service = self._connection.tenant, self._connection.service
+        mappings = (self._catalog.mapping(service, table) for table in tables)
+        fed = sorted({mapping[0].table for mapping in mappings if mapping})
+        stretch = [partitions[0].key, partitions[-1].key]
+        lane = "backfill" if mode is Mode.BACKFILL else "live"
+        return Launch(
+            name="-".join((self._name, mode.value, *sorted(tables), *stretch)),
+            keys=(
+                *assets.table_keys(self._connection, self._catalog, tables),
+                *(assets.history_key(tenant, table) for table in fed),
             ),
-            tags.LANE: f"{lane}/{connection.tenant}/{connection.service}",
-        },
-    )
+            tags={
+                **tags.range_tags(tenant, service, mode, stretch, priority=priority),
+                tags.LANE: f"{lane}/{tenant}/{service}",
+            },
+        )

@@ -22,7 +22,7 @@ LANE = "avesa/lane"
 
 
 def range_tags(
-    tenant: str, service: str, mode: Mode, partitions: Sequence[str], *, priority: int = 0
+    tenant: str, service: str, mode: Mode, partitions: Sequence[str], *, priority: int
 ) -> dict[str, str]:
     """Tags of a run over a stretch of partitions of one tenant's service."""
     return {

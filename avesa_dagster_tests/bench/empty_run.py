@@ -21,7 +21,7 @@ def measure(bench: Bench) -> Part:
         commands = []
         found = []
         steps = int(first.extra["steps"])
-        for _ in range(bench.size(5, 1)):
+        for _ in range(bench.size(3, 1)):
             sync = bench.run("runs:sync", home=home)
             one = bench.run("runs:bare", home=bare, steps=1)
             many = bench.run("runs:bare", home=bare, steps=steps)

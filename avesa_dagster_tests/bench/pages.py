@@ -15,7 +15,7 @@ def measure(bench: Bench) -> Part:
     (bench.scratch / "pages").mkdir()
     rows, few = bench.size(100_000, 10_000), bench.size(20_000, 3_000)
     found = bench.interleaved(
-        bench.size(5, 1),
+        bench.size(3, 1),
         {
             "avesa": ("pages:avesa", {"rows": rows, "folder": folder}),
             "split": ("pages:split_and_write", {"rows": rows, "folder": folder}),

@@ -13,7 +13,7 @@ def measure(bench: Bench) -> Part:
     rows, files = bench.size(220_000, 20_000), bench.size(2, 1)
     bench.run("versions:prepare", rows=rows, folder=folder)
     found = bench.interleaved(
-        bench.size(5, 1),
+        bench.size(3, 1),
         {
             "avesa": ("versions:avesa", {"folder": folder}),
             "plain": ("versions:plain", {"folder": folder, "files": files}),

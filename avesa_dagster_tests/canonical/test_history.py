@@ -9,12 +9,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avesa_dagster.canonical.history import Restless, read_manifest, rebuild
+from avesa_dagster.canonical import history as history_module
+from avesa_dagster.canonical.history import (
+    Restless,
+    canonical_inputs,
+    read_manifest,
+    rebuild,
+)
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.errors import ConfigurationError, StoreError
 from avesa_dagster.lake.layout import manifest_key
@@ -231,6 +238,29 @@ def test_rebuilds_at_once_and_while_partitions_change_end_with_the_latest(
     assert manifest is not None
     assert manifest.records == 13
     assert len(Reader(objects, catalog).current("acme", "things").fetchall()) == 13
+
+
+def test_a_partition_that_is_replaced_while_it_is_read_is_read_again(
+    objects: LocalObjects, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(objects, [Seen("1", 1, 1)])
+    build(objects, catalog)
+    write_once = history_module._write
+    meanwhile = [True]
+
+    def replace_and_write(*arguments: Any) -> tuple[int, int]:
+        if meanwhile:
+            meanwhile.clear()
+            store(objects, [Seen("2", 2, 2)])
+            build(objects, catalog)
+        return write_once(*arguments)
+
+    monkeypatch.setattr(history_module, "_write", replace_and_write)
+    built = rebuild(objects, catalog, "acme", "things")
+    manifest = read_manifest(objects, "acme", "things")
+    assert manifest is not None
+    assert manifest.inputs == canonical_inputs(objects, catalog, "acme", "things")
+    assert (built.records, len(objects.list("acme/history/things/"))) == (2, 2)
 
 
 def test_an_unknown_table_is_refused_with_what_there_is(

@@ -138,7 +138,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:
             api = GraphQL(url)
-            page = browser.new_page(viewport=SIZE, timezone_id="UTC", locale="en-GB")  # type: ignore[arg-type]
+            page = browser.new_page(viewport=SIZE, timezone_id="UTC", locale="en-GB")
             ui = DagsterUI(page, url, api.location(), pictures)
             yield Stage(home, folder / "dev.log", simulator, api, ui)
         finally:

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 import stamina.instrumentation
 
-from avesa_dagster.extract import proof
 from avesa_dagster.sandbox.process import Simulator
 
-from .support import Bench, open_bench
-
+from .support import Bench, open_bench, segment_defaults
 
 stamina.instrumentation.set_on_retry_hooks([])  # thousands of retries are meant here
 
@@ -36,6 +34,6 @@ def bench(new_bench: Callable[..., Bench]) -> Bench:
 
 @pytest.fixture(autouse=True)
 def _segments_as_they_were() -> Iterator[None]:
-    defaults = dict(proof.segments.__kwdefaults__)
+    defaults = dict(segment_defaults())
     yield
-    proof.segments.__kwdefaults__.update(defaults)
+    segment_defaults().update(defaults)

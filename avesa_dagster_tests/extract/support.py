@@ -167,12 +167,12 @@ class Bench:
 
     def versions(self, table: str) -> dict[str, set[bytes]]:
         """Record id to the payloads that the service ever held, byte for byte."""
-        asked = urllib.request.Request(  # noqa: S310
+        asked = urllib.request.Request(
             f"{self.simulator.url}/__sim__/truth",
             data=msgspec.json.encode({"table": table}),
             headers={"X-Sim-Token": self.simulator._token},
         )
-        with urllib.request.urlopen(asked, timeout=60) as answer:  # noqa: S310
+        with urllib.request.urlopen(asked, timeout=60) as answer:
             truth = _truth.decode(answer.read())
         return {
             record_id: {bytes(version.payload) for version in record.versions}
@@ -271,7 +271,14 @@ def assert_no_foreign_payload(
 
 def small_segments(rows: int) -> int:
     """Segments end after so many rows in this process from now on; returns what it was."""
-    defaults = proof.segments.__kwdefaults__
+    defaults = segment_defaults()
     before = int(defaults["rows"])
     defaults["rows"] = rows
     return before
+
+
+def segment_defaults() -> dict[str, Any]:
+    """The limits of a segment that hold where none are given; changing them changes them."""
+    defaults = proof.segments.__kwdefaults__
+    assert defaults is not None
+    return defaults

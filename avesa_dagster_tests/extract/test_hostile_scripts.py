@@ -1,12 +1,13 @@
 """Whatever the hostility: the exact truth, or a failure that says where; never a quiet loss.
 
-AVESA_HOSTILE_SCRIPTS says how many scripts (default 200).
+AVESA_HOSTILE_SCRIPTS says how many scripts (default 200), AVESA_HOSTILE_FIRST the first one's seed.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,6 +28,7 @@ from .support import (
 )
 
 SCRIPTS = int(os.environ.get("AVESA_HOSTILE_SCRIPTS", "200"))
+FIRST = int(os.environ.get("AVESA_HOSTILE_FIRST", "0"))
 ITEMS = 10
 _WINDOWED, _MASTER = ("tickets", "time_entries"), ("companies", "contacts")
 _outcomes: Counter[str] = Counter()
@@ -78,7 +80,9 @@ def draw_script(rng: Random) -> dict[str, Any]:
         elif deadly:
             fault["probability"] = 0.01
         else:
-            fault["probability"] = rng.choice((0.5, 0.9)) if fierce else rng.choice((0.03, 0.1, 0.2))
+            fault["probability"] = (
+                rng.choice((0.5, 0.9)) if fierce else rng.choice((0.03, 0.1, 0.2))
+            )
         if fault["kind"] in ("status", "reset_before", "empty_page", "drop_row"):
             fault["burst"] = rng.choice((1, 1, 2, 3))
         if rng.random() < 0.15:
@@ -118,8 +122,6 @@ def _settled(bench: Bench, table: str) -> dict[str, str]:
 
 
 def _held_digests(bench: Bench, table: str) -> set[tuple[str, str]]:
-    from hashlib import sha256
-
     return {
         (row["record_id"], sha256(row["payload"].encode()).hexdigest())
         for row in bench.raw(table)
@@ -196,7 +198,7 @@ def run_script(simulator: Simulator, home: Path, seed: int) -> None:
 def test_a_hostile_script_ends_in_the_truth_or_in_a_failure_that_says_where(
     simulator: Simulator, tmp_path: Path, item: int
 ) -> None:
-    for seed in range(item, SCRIPTS, ITEMS):
+    for seed in range(FIRST + item, FIRST + SCRIPTS, ITEMS):
         run_script(simulator, tmp_path / str(seed), seed)
 
 
@@ -204,4 +206,4 @@ def test_both_outcomes_occurred() -> None:
     if not _outcomes:
         pytest.skip("the scripts ran in another process")
     assert _outcomes["succeeded"] and _outcomes["failed and said so"], _outcomes
-    print(f"\nhostile extractions: {dict(_outcomes)}")  # noqa: T201
+    print(f"\nhostile extractions: {dict(_outcomes)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,7 +53,7 @@ def test_chunks_partition_the_requested_windows_exactly(
         assert not windows
     else:
         assert (windows[-1].start, windows[0].end) == wanted
-    for newer, older in zip(windows, windows[1:], strict=False):
+    for newer, older in pairwise(windows):
         assert newer.start == older.end, "newest first, no gap, no overlap"
     parts = {partition.key: partition for partition in request.partitions}
     for chunk in windows:
@@ -68,9 +69,7 @@ def test_chunks_partition_the_requested_windows_exactly(
 def test_master_data_is_one_chunk_up_to_the_present(
     start: datetime, length: int, upper: datetime
 ) -> None:
-    request = _request(
-        Grain.MONTHLY, start, start + timedelta(seconds=length), Mode.BACKFILL
-    )
+    request = _request(Grain.MONTHLY, start, start + timedelta(seconds=length), Mode.BACKFILL)
     chunks = plan(request, upper=upper, sync_from=None, chunk_days=30, whole=True)
     if upper <= request.start:
         assert not chunks

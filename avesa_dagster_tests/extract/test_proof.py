@@ -176,12 +176,17 @@ def test_a_service_that_always_hides_a_row_from_lists_is_refused() -> None:
 def test_a_record_without_a_usable_id_keeps_no_other_one_from_being_read(
     page_size: int, unusable: int
 ) -> None:
-    source = Shrinking(
-        set(range(1, 11)), page_size=page_size, unusable=frozenset([unusable])
-    )
+    source = Shrinking(set(range(1, 11)), page_size=page_size, unusable=frozenset([unusable]))
     found = read(source)
     assert ids_in(found) == set(range(1, 11)) - {unusable}
     assert {i.payload for s in found for p in s.pages for i in p.rejected} == {b"{%d}" % unusable}
+
+
+def test_a_record_that_ends_a_page_and_begins_the_next_counts_once() -> None:
+    source = Shrinking(set(range(1, 11)), page_size=5, unusable=frozenset([5]))
+    (only,) = read(source)
+    assert only.count == 10
+    assert source.requests == 1 + 3 + 3 + 1, "such a page is asked for three times"
 
 
 def test_a_page_of_records_without_usable_ids_is_refused() -> None:

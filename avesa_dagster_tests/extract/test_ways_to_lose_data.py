@@ -18,8 +18,7 @@ from avesa_dagster.errors import (
     RetriableError,
     Stopped,
 )
-from avesa_dagster.extract.request import Mode
-from avesa_dagster.extract.runner import Progress
+from avesa_dagster.extract.request import Mode, Progress
 
 from .support import (
     SERVICE,
@@ -79,9 +78,7 @@ def test_one_fault_at_any_page_truncates_nothing(
 
 
 @pytest.mark.parametrize("fault", ["empty_page", "drop_row"])
-def test_a_table_that_looks_empty_at_first_is_not_taken_for_empty(
-    bench: Bench, fault: str
-) -> None:
+def test_a_table_that_looks_empty_at_first_is_not_taken_for_empty(bench: Bench, fault: str) -> None:
     """The question for the newest id gets one row, and the fault takes it."""
     hostile(bench, {"kind": fault, "at": [1]})
     bench.extract("companies")
@@ -114,12 +111,12 @@ def test_an_empty_table_is_extracted_as_empty(new_bench: NewBench) -> None:
 
 def test_rows_that_lists_always_hide_fail_and_name_the_window(bench: Bench) -> None:
     hostile(bench, {"kind": "drop_row", "probability": 1.0})
-    with pytest.raises(AvesaError, match="windows failed|counts") as caught:
+    with pytest.raises(AvesaError, match=r"windows failed|counts") as caught:
         bench.extract("tickets", token="t")
     assert (caught.value.where.tenant, caught.value.where.table) == (TENANT, "tickets")
     assert "2026-02-01" in str(caught.value)
     failed = [c for c in bench.chunks("t", "tickets") if c.state is ChunkState.FAILED]
-    assert failed and all(c.error and "2026" in c.error or "2025" in str(c.error) for c in failed)
+    assert failed and all(f"{c.start:%Y-%m-%d}" in str(c.error) for c in failed)
     hostile(bench)
     bench.extract("tickets", token="t")
     assert_equals_truth(bench, "tickets")

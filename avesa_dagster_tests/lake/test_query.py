@@ -8,26 +8,32 @@ import pyarrow as pa
 import pytest
 
 from avesa_dagster.canonical.history import rebuild
-from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.errors import ConfigurationError
 from avesa_dagster.lake.objects import LocalObjects
 from avesa_dagster.lake.reader import Reader
 
-from ..canonical.lakes import Seen, build, store
+from ..canonical.lakes import Seen, build, small_catalog, store
 
 
-@pytest.fixture(params=["rebuilt", "behind", "derived"])
-def reader(request: pytest.FixtureRequest, objects: LocalObjects, catalog: Catalog) -> Reader:
+@pytest.fixture(scope="module", params=["rebuilt", "behind", "derived"])
+def lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LocalObjects:
     """A lake of two tenants, in each state of staleness."""
+    lake = LocalObjects(tmp_path_factory.mktemp("lake"))
+    catalog = small_catalog()
     for tenant in ("acme", "rival"):
-        store(objects, [Seen("1", 1, 1, "secret of " + tenant)], tenant=tenant)
-        build(objects, catalog, tenant=tenant)
+        store(lake, [Seen("1", 1, 1, "secret of " + tenant)], tenant=tenant)
+        build(lake, catalog, tenant=tenant)
         if request.param != "derived":
-            rebuild(objects, catalog, tenant, "things")
+            rebuild(lake, catalog, tenant, "things")
         if request.param == "behind":
-            store(objects, [Seen("1", 1, 2, "secret of " + tenant)], tenant=tenant)
-            build(objects, catalog, tenant=tenant)
-    return Reader(objects, catalog)
+            store(lake, [Seen("1", 1, 2, "secret of " + tenant)], tenant=tenant)
+            build(lake, catalog, tenant=tenant)
+    return lake
+
+
+@pytest.fixture
+def reader(lake: LocalObjects) -> Reader:
+    return Reader(lake, small_catalog())
 
 
 @pytest.mark.parametrize(
@@ -36,24 +42,15 @@ def reader(request: pytest.FixtureRequest, objects: LocalObjects, catalog: Catal
         ("SELECT name FROM things", [("secret of acme",)]),
         ("SELECT name FROM Things_History", [("secret of acme",)]),
         ("WITH t AS (FROM things) SELECT count(*) FROM t;", [(1,)]),
-        ("FROM things SELECT record_version IS NULL", None),
         ("VALUES (1), (2)", [(1,), (2,)]),
         ("SELECT count(*) FROM places", [(0,)]),
         ("SHOW TABLES", [(n,) for n in ("places", "places_history", "things", "things_history")]),
-        ("SELECT 'insert into x', \"name\" FROM things -- delete", None),
+        ("SELECT 'drop table x' FROM things -- delete", [("drop table x",)]),
     ],
 )
-def test_what_reads_is_answered(
-    reader: Reader, sql: str, rows: list[tuple[object, ...]] | None
-) -> None:
-    if rows is None and "record_version" in sql:
-        with pytest.raises(ConfigurationError, match="record_version"):
-            reader.query("acme", sql)
-        return
+def test_what_reads_is_answered(reader: Reader, sql: str, rows: list[tuple[object, ...]]) -> None:
     answer = reader.query("acme", sql)
     assert isinstance(answer, pa.Table)
-    if rows is None:
-        rows = [("insert into x", "secret of acme")]
     assert [tuple(row.values()) for row in answer.to_pylist()] == rows
 
 
@@ -134,11 +131,11 @@ def test_other_than_one_statement_is_refused(reader: Reader, sql: str) -> None:
         "read_json('http://127.0.0.1:9/x')",
     ],
 )
-def test_no_file_can_be_opened(reader: Reader, objects: LocalObjects, source: str) -> None:
-    rival = objects.location("rival/canonical/east/things/dt=2024-01-01/versions.parquet")
+def test_no_file_can_be_opened(reader: Reader, lake: LocalObjects, source: str) -> None:
+    rival = lake.location("rival/canonical/east/things/dt=2024-01-01/versions.parquet")
     assert Path(rival).exists()
     with pytest.raises(ConfigurationError, match=r"the query fails: \w+"):
-        reader.query("acme", f"SELECT * FROM {source.format(rival=rival, lake=objects.root)}")
+        reader.query("acme", f"SELECT * FROM {source.format(rival=rival, lake=lake.root)}")
 
 
 def test_pythons_variables_are_no_tables(reader: Reader) -> None:

@@ -26,7 +26,9 @@ from avesa_dagster.errors import (
 )
 from avesa_dagster.sources import connectwise
 from avesa_dagster.sources.base import Source, Span, Window
-from avesa_dagster.sources.http import Retrying
+from avesa_dagster.sources.connectwise.credentials import Credentials
+from avesa_dagster.sources.connectwise.source import Codebase
+from avesa_dagster.sources.http import Retrying, _seconds
 from avesa_dagster_tests.extract.support import NOW, SERVICE, TENANT, UNPACED, Bench
 
 WINDOW = Window(datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC))
@@ -37,9 +39,7 @@ def open_source(bench: Bench, **changed: str) -> Source:
     connection = bench.installation.control.registry.get(TENANT, SERVICE)
     assert connection is not None
     values = {**bench.simulator.credentials, **changed}
-    return bench.installation.open_with(
-        connection, values, live=False, cancelled=lambda: False
-    )()
+    return bench.installation.open_with(connection, values, live=False, cancelled=lambda: False)()
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def everything_said(error: BaseException) -> str:
 
 def secrets_of(bench: Bench) -> list[str]:
     held = bench.simulator.credentials
-    token = connectwise.Credentials.parse(held, Where()).headers()["Authorization"].split()[1]
+    token = Credentials.parse(held, Where()).headers()["Authorization"].split()[1]
     return [held["public_key"], held["private_key"], held["client_id"], token]
 
 
@@ -159,16 +159,15 @@ def test_a_safe_address_is_taken(bench: Bench, address: str) -> None:
     connectwise.check(bench.simulator.credentials | {"api_base_url": address}, Where())
 
 
-@pytest.mark.parametrize("tail", ["", "/", "/v2025_1/apis/3.0", "/v2025_1/apis/3.0/", "/v9_old/apis/3.0"])
+@pytest.mark.parametrize(
+    "tail", ["", "/", "/v2025_1/apis/3.0", "/v2025_1/apis/3.0/", "/v9_old/apis/3.0"]
+)
 def test_the_address_is_taken_in_every_shape(bench: Bench, tail: str) -> None:
     source = open_source(bench, api_base_url=bench.simulator.url + tail)
     assert source.count("tickets", Span()) == 160
 
 
 def test_cloud_addresses_lead_to_the_api_host(bench: Bench) -> None:
-    from avesa_dagster.sources.connectwise.credentials import Credentials
-    from avesa_dagster.sources.connectwise.source import Codebase
-
     asked: list[str] = []
 
     class Listening:
@@ -265,8 +264,6 @@ def test_retry_after_pauses_every_thread(bench: Bench, status: int, body: str) -
 
 
 def test_retry_after_may_be_a_date_or_nonsense() -> None:
-    from avesa_dagster.sources.http import _seconds
-
     now = datetime(2026, 3, 18, 12, 0, tzinfo=UTC)
     assert _seconds("Wed, 18 Mar 2026 12:00:30 GMT", now) == 30
     assert _seconds("Wed, 18 Mar 2026 11:00:30 GMT", now) == 0
@@ -285,7 +282,7 @@ def test_a_codebase_upgrade_in_the_middle_is_followed(bench: Bench) -> None:
 def test_a_path_that_is_gone_for_good_is_a_failure_that_names_it(bench: Bench) -> None:
     gone = {"kind": "status", "status": 404, "body": "html", "probability": 1.0}
     bench.control("hostility", faults=[gone | {"on": ["list", "count"]}])
-    with pytest.raises(FatalError, match="has no /.*service/tickets") as caught:
+    with pytest.raises(FatalError, match=r"has no /.*service/tickets") as caught:
         bench.extract("tickets")
     assert "tickets" in str(caught.value.where)
 

@@ -30,7 +30,8 @@ JSON = st.recursive(
             {"x": JSON},
             optional={
                 "id": JSON | st.integers(1, 10**12),
-                "_info": JSON | st.fixed_dictionaries({"lastUpdated": JSON | st.datetimes().map(str)}),
+                "_info": JSON
+                | st.fixed_dictionaries({"lastUpdated": JSON | st.datetimes().map(str)}),
             },
         ),
         max_size=5,

@@ -155,7 +155,7 @@ class ConnectWise:
         }
 
         def parse(body: bytes) -> str | None:
-            records, _ = decoder.decode(body)
+            records = _numbered(decoder.decode(body)[0], [])
             return records[0].record_id if records else None
 
         return self._ask(table, "", Span(), newest, parse)
