@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import duckdb
+
+from avesa_dagster.errors import StoreError
 from avesa_dagster.lake.database import connect, parquet
-from avesa_dagster.lake.layout import partition_prefix, versions_key
+from avesa_dagster.lake.layout import partition_prefix
 from avesa_dagster.lake.objects import Objects
+
+_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,43 +23,57 @@ class Finding:
     example: str | None = None
 
 
-def doubled_keys(
-    objects: Objects, tenant: str, service: str, table: str, partitions: Sequence[str]
-) -> Finding:
-    """Versions whose (record_id, updated_at, is_deleted) stands twice within a partition."""
-    files = _versions(objects, tenant, service, table, partitions)
+def raw_objects(
+    objects: Objects, tenant: str, service: str, table: str, partition: str
+) -> list[str]:
+    """Keys of the raw objects of a partition at this moment."""
+    prefix = partition_prefix(tenant, "raw", service, table, partition)
+    return [info.key for info in objects.list(prefix) if info.key.endswith(".parquet")]
+
+
+def doubled_keys(objects: Objects, versions: str) -> Finding:
+    """Versions whose (record_id, updated_at, is_deleted) stands twice within a partition.
+
+    Args:
+        versions: Key of the partition's versions file.
+    """
     return _find(
-        f"""select filename, record_id, updated_at from {parquet(files, "filename=true")}
-        group by filename, record_id, updated_at, is_deleted having count(*) > 1"""
-        if files
-        else None
+        objects,
+        versions,
+        f"""select record_id, updated_at from {parquet([objects.location(versions)])}
+        group by record_id, updated_at, is_deleted having count(*) > 1""",
     )
 
 
-def lost_versions(
-    objects: Objects, tenant: str, service: str, table: str, partitions: Sequence[str]
-) -> Finding:
-    """Versions that raw holds and canonical does not, partition by partition."""
-    found = Finding(0)
-    for partition in partitions:
-        prefix = partition_prefix(tenant, "raw", service, table, partition)
-        raw = [objects.location(i.key) for i in objects.list(prefix) if i.key.endswith(".parquet")]
-        if not raw:
-            continue
-        held = _versions(objects, tenant, service, table, [partition])
-        columns = "record_id, updated_at, is_deleted"
-        here = f"select {columns} from {parquet(raw)}"
-        if held:
-            here += f" except select {columns} from {parquet(held)}"
-        one = _find(here)
-        found = Finding(found.broken + one.broken, found.example or one.example)
-    return found
+def lost_versions(objects: Objects, versions: str, raw: Sequence[str]) -> Finding:
+    """Versions that these raw objects hold and the versions file does not.
+
+    Args:
+        raw: Keys that were listed before the file was built: raw may have grown since.
+    """
+    if not raw:
+        return Finding(0)
+    columns = "record_id, updated_at, is_deleted"
+    return _find(
+        objects,
+        versions,
+        f"""select {columns} from {parquet(objects.location(key) for key in raw)}
+        except select {columns} from {parquet([objects.location(versions)])}""",
+    )
+
+
+def together(findings: Sequence[Finding]) -> Finding:
+    """One finding over several partitions."""
+    example = next((finding.example for finding in findings if finding.example), None)
+    return Finding(sum(finding.broken for finding in findings), example)
 
 
 def broken_intervals(objects: Objects, key: str) -> Finding:
     """Rows of a generation that overlap the next one, leave a gap that no deletion explains, end
     before they start, or whose record_version does not count up from 1."""
     return _find(
+        objects,
+        key,
         f"""
         with steps as (
             select source_service, id, record_version, effective_start_date s,
@@ -67,30 +86,33 @@ def broken_intervals(objects: Objects, key: str) -> Finding:
         where e <= s or next_start < e or record_version <> n
            or (next_start is not null and (e is null or (next_start > e and o <> 'observed')))
            or (is_current and e is not null)
-        """
+        """,
     )
 
 
 def doubled_current(objects: Objects, key: str) -> Finding:
     """Records with more than one current row."""
     return _find(
+        objects,
+        key,
         f"""select source_service, id, count(*) from {parquet([objects.location(key)])}
-        where is_current group by all having count(*) > 1"""
+        where is_current group by all having count(*) > 1""",
     )
 
 
-def _versions(
-    objects: Objects, tenant: str, service: str, table: str, partitions: Sequence[str]
-) -> list[str]:
-    keys = [versions_key(tenant, service, table, partition) for partition in partitions]
-    return [objects.location(key) for key in keys if objects.stat(key)]
-
-
-def _find(sql: str | None) -> Finding:
-    if sql is None:
-        return Finding(0)
-    with connect() as db:
-        row = db.execute(
-            f"select count(*), any_value(found::varchar) from ({sql}) found"
-        ).fetchone()
-    return Finding(int(row[0]), row[1]) if row else Finding(0)
+def _find(objects: Objects, key: str, sql: str) -> Finding:
+    """Asks, and asks again if the object was replaced meanwhile: then the answer is of neither."""
+    for _ in range(_TRIES):
+        before = objects.stat(key)
+        try:
+            with connect() as db:
+                row = db.execute(
+                    f"select count(*), any_value(found::varchar) from ({sql}) found"
+                ).fetchone()
+        except duckdb.Error:
+            if objects.stat(key) == before:
+                raise
+            continue
+        if row is not None and objects.stat(key) == before:
+            return Finding(int(row[0]), row[1])
+    raise StoreError(f"{key} is replaced all the time", hint="check it when less is running")

@@ -23,16 +23,20 @@ from avesa_dagster.defs import processes
 from avesa_dagster.defs.execute import execute
 from avesa_dagster.defs.homes import prepare
 from avesa_dagster.defs.launches import sync_launches
-from avesa_dagster.errors import RetriableError
+from avesa_dagster.errors import ConfigurationError, RetriableError
 from avesa_dagster.installation import Installation
 from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster.settings import Settings
+from avesa_dagster.sources.base import SECOND_FORMAT
 
 TENANT, SERVICE = "acme", "connectwise"
 _SEED = 7
 _LIMIT = 200
+_PORT = 8750
 _PATIENCE = 20 * 60
 _CHANGED = 250
+_SAY_EVERY = 10.0
+"""Seconds between two lines where there is no terminal to draw on."""
 _QUERIES = (
     (
         "Open tickets by priority",
@@ -58,6 +62,7 @@ def demonstrate(installation: Installation, sizes: Mapping[str, int]) -> int:
     """Runs the demonstration to its end; returns the exit code."""
     began = time.monotonic()
     settings = installation.settings
+    _keep_off_real_tenants(installation)
     console.print(f"[bold]AVESA demo[/bold] in {settings.home}\n")
     with _demo_simulator(settings, sizes) as simulator:
         console.print(f"  simulated ConnectWise on {simulator.url}, {_LIMIT} requests a minute")
@@ -103,7 +108,21 @@ def simulator_of(installation: Installation) -> Iterator[str | None]:
         yield None
         return
     with _demo_simulator(installation.settings, {}) as simulator:
+        connection = installation.control.registry.get(TENANT, SERVICE)
+        if connection is not None and connection.enabled:
+            installation.secrets.put(TENANT, SERVICE, simulator.credentials)  # its port may differ
         yield simulator.url
+
+
+def _keep_off_real_tenants(installation: Installation) -> None:
+    if _notes(installation.settings).exists():
+        return
+    if installation.control.registry.get(TENANT, SERVICE) is not None:
+        raise ConfigurationError(
+            f"{installation.settings.home} has a tenant {TENANT} of its own, which the demo would "
+            "connect to a simulated service",
+            hint="give the demo another folder: AVESA_HOME=… avesa demo",
+        )
 
 
 def _notes(settings: Settings) -> Path:
@@ -112,20 +131,17 @@ def _notes(settings: Settings) -> Path:
 
 @contextmanager
 def _demo_simulator(settings: Settings, sizes: Mapping[str, int]) -> Iterator[Simulator]:
-    """The same world at the same address as the last time, as far as the port is still free."""
+    """The same world as the last time; at another address if the port is taken."""
     notes = _notes(settings)
     try:
         held: dict[str, Any] = json.loads(notes.read_text("utf-8"))
     except FileNotFoundError:
-        held = {
-            "port": processes.free_port(),
-            "now": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "sizes": dict(sizes),
-        }
+        held = {"now": datetime.now(UTC).strftime(SECOND_FORMAT), "sizes": dict(sizes)}
         settings.home.mkdir(parents=True, exist_ok=True)
         notes.write_text(json.dumps(held, indent=1), "utf-8")
     options = {**held["sizes"], "now": held["now"], "seed": _SEED}
-    with Simulator(port=held["port"], requests_per_minute=_LIMIT, **options) as simulator:
+    port = _PORT if processes.is_free(_PORT) else 0
+    with Simulator(port=port, requests_per_minute=_LIMIT, **options) as simulator:
         simulator.control("clock", offset_seconds=0)
         yield simulator
 
@@ -139,7 +155,8 @@ def _follow(installation: Installation, connection: TenantService) -> list[str]:
         TimeElapsedColumn(),
     )
     total = len(tenant_coverage(installation, TENANT)[SERVICE]) // len(connection.tables)
-    deadline = time.monotonic() + _PATIENCE
+    began = said = time.monotonic()
+    deadline = began + _PATIENCE
     with Progress(*columns, console=console) as progress:
         bars = {t: progress.add_task(t, total=total, rows="") for t in connection.tables}
         while True:
@@ -148,6 +165,12 @@ def _follow(installation: Installation, connection: TenantService) -> list[str]:
                 own = [item for item in covered if item.table == table]
                 done = sum(_since(item, connection) for item in own)
                 progress.update(bar, completed=done, rows=_rows(own))
+            if not console.is_terminal and time.monotonic() - said >= _SAY_EVERY:
+                said = time.monotonic()
+                far = ", ".join(
+                    f"{task.description} {task.percentage:.0f} %" for task in progress.tasks
+                )
+                console.print(f"  {said - began:3.0f} s: {far}")
             outcome = processes.outcome_of(
                 installation.settings.dagster_home,
                 TENANT,
@@ -176,7 +199,7 @@ def _change_and_sync(installation: Installation, simulator: Simulator) -> list[s
     """Lets tickets change at the service, and the live sync bring their new versions."""
     now = installation.clock()
     lag = installation.catalog.services[SERVICE].lag_seconds
-    changed = (now - timedelta(seconds=lag + 2)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    changed = (now - timedelta(seconds=lag + 2)).strftime(SECOND_FORMAT)
     simulator.control("mutate", table="tickets", count=_CHANGED, at=changed)
     failures: list[str] = []
     connection = installation.control.registry.get(TENANT, SERVICE)

@@ -229,10 +229,13 @@ def _canonical(
                 partition.key
                 for partition in chosen_partitions(context.partition_keys, connection, catalog)
             ]
-        builds = []
+        builds, doubled, lost = [], [], []
         for partition in partitions:
             with failing_clearly():
+                raw = checks.raw_objects(objects, tenant, service, table, partition)
                 build = build_partition(objects, catalog, tenant, service, table, partition)
+                doubled.append(checks.doubled_keys(objects, build.key))
+                lost.append(checks.lost_versions(objects, build.key, raw))
             builds.append(build)
             context.add_asset_metadata(
                 _canonical_metadata(objects, build, canonical),
@@ -243,15 +246,16 @@ def _canonical(
         context.log.info(
             f"{tenant} {service} {table}: {total} versions in {len(builds)} partition(s)"
         )
-        doubled = checks.doubled_keys(objects, tenant, service, table, partitions)
-        lost = checks.lost_versions(objects, tenant, service, table, partitions)
         return dg.MaterializeResult(
             asset_key=key,
             metadata={
                 "partitions changed": sum(build.changed for build in builds),
                 "dagster/column_schema": metadata.column_schema(canonical),
             },
-            check_results=[_checked(KEYS_UNIQUE, doubled), _checked(HOLDS_RAW, lost)],
+            check_results=[
+                _checked(KEYS_UNIQUE, checks.together(doubled)),
+                _checked(HOLDS_RAW, checks.together(lost)),
+            ],
         )
 
     return compute

@@ -51,6 +51,12 @@ def free_port() -> int:
         return port
 
 
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a port of the loopback interface."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
 def start(
     settings: Settings, *, port: int, host: str = "127.0.0.1", quiet: bool
 ) -> subprocess.Popen[bytes]:
