@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -91,7 +92,8 @@ def demonstrate(installation: Installation, sizes: Mapping[str, int]) -> int:
 def dagster(
     settings: Settings, *, port: int, host: str = "127.0.0.1", quiet: bool
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Webserver and daemon as one child process; ended with the block."""
+    """Webserver and daemon as one child process; ended with the block, also by SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     home = prepare(settings.dagster_home)
     processes.bury_the_dead(home)
     process = processes.start(settings, port=port, host=host, quiet=quiet)
@@ -205,7 +207,6 @@ def _change_and_sync(installation: Installation, simulator: Simulator) -> list[s
     connection = installation.control.registry.get(TENANT, SERVICE)
     if connection is None:
         return ["the tenant was disconnected meanwhile"]
-    logging.getLogger("dagster").setLevel(logging.CRITICAL)
     launches = sync_launches(
         installation.extractor, connection, now, full=False, name=f"demo-{now:%Y%m%dT%H%M%S}"
     )
@@ -227,7 +228,7 @@ def _say_what_arrived(
     for table in connection.tables:
         counts = reader.query(
             TENANT,
-            f"select (select count(*) from {table}) records, "  # noqa: S608 (a checked name)
+            f"select (select count(*) from {table}) records, "
             f"(select count(*) from {table}_history) versions",
         ).to_pylist()[0]
         windows = [item for item in covered if item.table == table]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 import click
@@ -36,8 +35,6 @@ def sync(tenant: str, service: str | None, full: bool, verbose: bool, as_json: b
     from avesa_dagster.defs.launches import sync_launches
 
     installation = Installation.from_environment()
-    if not verbose:
-        logging.getLogger("dagster").setLevel(logging.CRITICAL + 1)
     chosen = _chosen(installation, tenant, service)
     home = prepare(installation.settings.dagster_home)
     said = []
@@ -47,7 +44,7 @@ def sync(tenant: str, service: str | None, full: bool, verbose: bool, as_json: b
         name = f"cli-{now:%Y%m%dT%H%M%S}"
         for launch in sync_launches(installation.extractor, connection, now, full=full, name=name):
             began = time.monotonic()
-            outcome = execute(launch, home)
+            outcome = execute(launch, home, quiet=not verbose)
             failed = failed or not outcome.success
             said.append(
                 {

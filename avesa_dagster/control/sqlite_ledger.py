@@ -1,6 +1,5 @@
 """ChunkProgress in SQLite: which windows were fetched, how far, when and as of what."""
 
-# ruff: noqa: S608 - only constants of this module stand in the SQL, every value is bound
 from __future__ import annotations
 
 import dataclasses

@@ -1,6 +1,5 @@
 """TenantServices and LastUpdated in SQLite: who is connected, and up to when we have asked."""
 
-# ruff: noqa: S608 - only constants of this module stand in the SQL, every value is bound
 from __future__ import annotations
 
 import json

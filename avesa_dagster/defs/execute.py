@@ -20,6 +20,8 @@ from avesa_dagster.defs.homes import LOCATION, MODULE
 from avesa_dagster.defs.launches import Launch
 from avesa_dagster.errors import ConfigurationError
 
+_SILENT = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -34,8 +36,11 @@ class Outcome:
     failures: tuple[str, ...]
 
 
-def execute(launch: Launch, dagster_home: Path) -> Outcome:
+def execute(launch: Launch, dagster_home: Path, *, quiet: bool = True) -> Outcome:
     """Runs a launch to its end, in this process, on the installation's Dagster instance.
+
+    Args:
+        quiet: Write the run's log for the UI only, not to the terminal.
 
     Raises:
         ConfigurationError: The assets are not among the definitions of this process.
@@ -69,6 +74,7 @@ def execute(launch: Launch, dagster_home: Path) -> Outcome:
         run = instance.create_run_for_job(
             job_def=job.get_definition(),
             asset_selection=keys,
+            run_config=_SILENT if quiet else {},
             tags={**launch.tags, "dagster/code_location": LOCATION},
             remote_job_origin=origin,
             job_code_origin=job.get_python_origin(),

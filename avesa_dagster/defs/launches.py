@@ -15,7 +15,7 @@ import dagster as dg
 from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.control.base import TenantService
-from avesa_dagster.defs import assets, tags
+from avesa_dagster.defs import keys, tags
 from avesa_dagster.defs.partitions import known_partitions
 from avesa_dagster.extract.request import Mode
 from avesa_dagster.extract.runner import Extractor
@@ -120,8 +120,8 @@ class _Plan:
         return Launch(
             name="-".join((self._name, mode.value, *sorted(tables), *stretch)),
             keys=(
-                *assets.table_keys(self._connection, self._catalog, tables),
-                *(assets.history_key(tenant, table) for table in fed),
+                *keys.table_keys(self._connection, self._catalog, tables),
+                *(keys.history_key(tenant, table) for table in fed),
             ),
             tags={
                 **tags.range_tags(tenant, service, mode, stretch, priority=priority),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import dagster as dg
 import pyarrow.parquet as pq
@@ -23,10 +22,11 @@ _TYPES = {
 
 
 def link(objects: Objects, key: str) -> dg.MetadataValue:
-    """A link to a file or folder of the lake."""
+    """Where a file or folder of the lake is. A browser opens no local file from a page, so a local
+    one is a path to copy."""
     location = objects.location(key)
     if location.startswith("/"):
-        return dg.MetadataValue.url(Path(location).as_uri())
+        return dg.MetadataValue.path(location)
     return dg.MetadataValue.url(location)
 
 
@@ -44,17 +44,45 @@ def preview(
     )
 
 
-def column_schema(table: CanonicalTable) -> dg.TableSchema:
-    """The canonical columns with their types, and those that every row carries."""
-    own = [dg.TableColumn(name, _TYPES[kind]) for name, kind in table.fields.items()]
-    added = [
-        dg.TableColumn("tenant_id", "string"),
-        dg.TableColumn("source_service", "string"),
-        dg.TableColumn("source_table", "string"),
-        dg.TableColumn("record_hash", "string"),
-        dg.TableColumn("ingested_at", "timestamp with time zone"),
-    ]
-    return dg.TableSchema(columns=own + added)
+_MOMENT = "timestamp with time zone"
+_ADDED = (
+    dg.TableColumn("tenant_id", "string", "whose record it is"),
+    dg.TableColumn("source_service", "string", "the service that it came from"),
+    dg.TableColumn("source_table", "string", "the service's endpoint"),
+    dg.TableColumn("record_hash", "string", "equal for versions whose mapped fields are equal"),
+    dg.TableColumn("ingested_at", _MOMENT, "when this content was observed last"),
+)
+_OF_VERSIONS = (
+    dg.TableColumn("record_id", "string", "the service's id"),
+    dg.TableColumn("updated_at", _MOMENT, "the source's change time, or when a deletion was seen"),
+    dg.TableColumn("is_deleted", "boolean", "whether this version says that the record is gone"),
+    dg.TableColumn("content_hash", "string", "of the payload"),
+    dg.TableColumn("first_observed_at", _MOMENT, "when this version was seen first"),
+    dg.TableColumn("observed_times", "list of timestamps", "all moments at which it was stored"),
+)
+_OF_HISTORY = (
+    dg.TableColumn("first_observed_at", _MOMENT, "when this version was seen first"),
+    dg.TableColumn("effective_start_date", _MOMENT, "from when on the version holds"),
+    dg.TableColumn("effective_end_date", _MOMENT, "until when, exclusive; null: it still holds"),
+    dg.TableColumn("is_current", "boolean", "whether it holds now"),
+    dg.TableColumn("record_version", "bigint", "counts the record's versions from 1"),
+    dg.TableColumn("effective_start_origin", "string", "source: its own date; observed: ours"),
+    dg.TableColumn("effective_end_origin", "string", "source: its own date; observed: ours"),
+)
+
+
+def versions_columns(table: CanonicalTable) -> dg.TableSchema:
+    """The columns of a canonical partition."""
+    return dg.TableSchema(columns=[*_fields(table), *_ADDED, *_OF_VERSIONS])
+
+
+def history_columns(table: CanonicalTable) -> dg.TableSchema:
+    """The columns of a history."""
+    return dg.TableSchema(columns=[*_fields(table), *_ADDED, *_OF_HISTORY])
+
+
+def _fields(table: CanonicalTable) -> list[dg.TableColumn]:
+    return [dg.TableColumn(name, _TYPES[kind]) for name, kind in table.fields.items()]
 
 
 def parquet_rows(objects: Objects, keys: Sequence[str]) -> int:

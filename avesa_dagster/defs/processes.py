@@ -74,14 +74,14 @@ def start(
         "AVESA_HOME": str(settings.home),
         "AVESA_MAPPINGS": str(settings.mappings),
         "DAGSTER_HOME": str(settings.dagster_home),
-        "PYTHONWARNINGS": "ignore::UserWarning",
+        "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded",
     }
     command = [
         sys.executable, "-m", "dagster", "dev", "--host", host, "--port", str(port),
         "--workspace", str(settings.dagster_home / "workspace.yaml"),
     ]  # fmt: skip
     with log.open("ab") if quiet else Path(os.devnull).open("wb") as sink:
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             command,
             env=environment,
             stdout=sink if quiet else None,

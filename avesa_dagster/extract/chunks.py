@@ -4,54 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from avesa_dagster.catalog.grain import Partition
-from avesa_dagster.catalog.models import SweepGuard
-from avesa_dagster.control.base import Chunk, Ledger
-from avesa_dagster.errors import AvesaError, DataError, MassDeletionSuspected, StoreError
+from avesa_dagster.control.base import Chunk
+from avesa_dagster.errors import AvesaError, DataError, StoreError
 from avesa_dagster.extract import raw
-from avesa_dagster.extract.held import Held
+from avesa_dagster.extract.deletions import close_missing, reopen_returned
 from avesa_dagster.extract.proof import Segment, segments
-from avesa_dagster.lake import layout
-from avesa_dagster.lake.objects import Objects
-from avesa_dagster.sources.base import Clock, Rejected, Source, Span, Window
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """What fetching a chunk needs besides the chunk and the source.
-
-    Attributes:
-        partitions: The requested ones; a full pull spreads over them.
-        first: Start of the table's first partition: what is older belongs there too.
-        last: End of the table's last partition: what is newer belongs there too.
-        held: What the lake holds of the requested partitions, or of the whole table if a full
-            pull or a sweep is asked for.
-        sweeping: Whether a full pull also looks for deletions.
-    """
-
-    objects: Objects
-    ledger: Ledger
-    clock: Clock
-    run_id: str
-    partitions: tuple[Partition, ...]
-    first: datetime
-    last: datetime
-    guard: SweepGuard
-    held: Held
-    sweeping: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """What a search for deletions found: closed records, and hidden ones (still there)."""
-
-    deleted: int = 0
-    hidden: int = 0
+from avesa_dagster.extract.workshop import Swept, Workshop
+from avesa_dagster.sources.base import Rejected, Source, Span, Window
 
 
 def fetch(chunk: Chunk, source: Source, shop: Workshop) -> tuple[Chunk, Swept]:
@@ -83,6 +47,9 @@ def fetch(chunk: Chunk, source: Source, shop: Workshop) -> tuple[Chunk, Swept]:
             shop.ledger.fail(chunk, error=str(error), requests=spent.take(), now=shop.clock())
         raise
     return chunk, swept
+
+
+_TRIES = 5
 
 
 @dataclass(slots=True)
@@ -121,10 +88,9 @@ def _fetch_full(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> 
     Begins anew after a crash: what was stored is held by then, and is not stored again.
     """
     chunk = shop.ledger.restart(chunk, now=shop.clock())
-    newest = source.newest_id(chunk.table)
     counted = 0
     rejected: list[Rejected] = []
-    for segment in segments(source, chunk.table, Span(upto=newest)):  # None: still proven
+    for segment in segments(source, chunk.table, _whole(source, chunk.table)):
         counted += segment.count
         pages, ahead = raw.future_records(segment.pages, shop.clock())
         rejected += [*_rejected(segment), *ahead]
@@ -139,54 +105,52 @@ def _fetch_full(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> 
             stored += part.num_rows
         chunk = _checkpoint(chunk, segment, stored, keys, shop, spent)
     _refuse(rejected, chunk, shop.partitions[-1].key, shop)
-    swept = _close_missing(chunk, source, shop) if shop.sweeping else Swept()
+    swept = close_missing(chunk, source, shop) if shop.sweeping else Swept()
     chunk = shop.ledger.complete(
         chunk, source_count=counted, requests=spent.take(), now=shop.clock()
     )
     return chunk, swept
 
 
+def _whole(source: Source, table: str) -> Span:
+    """All records of a table that there are now; what is created later belongs to a later fetch.
+
+    Raises:
+        DataError: The service names a newest record and counts others after it, again and again.
+    """
+    newest = source.newest_id(table)
+    if newest is None:  # proven by the count of the reading
+        return Span()
+    for _ in range(_TRIES):
+        beyond = source.count(table, Span(after=newest))
+        if beyond == 0:
+            return Span(upto=newest)
+        # Created meanwhile, or kept back? A newer id that takes all of them in tells.
+        newer = source.newest_id(table)
+        if newer and source.count(table, Span(after=newest, upto=newer)) >= beyond:
+            return Span(upto=newer)
+    raise DataError(
+        f"the service counts records of {table} after {newest}, which it calls the newest",
+        hint="run it again; if it stays so, it does not obey orderBy",
+    )
+
+
 def _sweep(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> tuple[Chunk, Swept]:
-    """Lists every id of the table and closes the records that are gone."""
+    """Lists every id of the table, closes the records that are gone and reopens the returned."""
     chunk = shop.ledger.restart(chunk, now=shop.clock())
     counted = 0
-    span = Span(upto=source.newest_id(chunk.table))
+    span = _whole(source, chunk.table)
     for segment in segments(source, chunk.table, span, ids_only=True):
         counted += segment.count
         if rejected := _rejected(segment):
             raise DataError(f"a record in a list of ids: {rejected[0].reason}")
         shop.held.note_listed(r.record_id for page in segment.pages for r in page.records)
-    swept = _close_missing(chunk, source, shop)
+    reopen_returned(chunk, source, shop)
+    swept = close_missing(chunk, source, shop)
     chunk = shop.ledger.complete(
         chunk, source_count=counted, requests=spent.take(), now=shop.clock()
     )
     return chunk, swept
-
-
-def _close_missing(chunk: Chunk, source: Source, shop: Workshop) -> Swept:
-    """Confirms each missing record with the service and stores its deletion."""
-    missing = shop.held.missing()
-    alive = shop.held.alive()
-    limit = max(shop.guard.min_deleted_records, shop.guard.max_deleted_share * alive)
-    if len(missing) > limit:
-        raise MassDeletionSuspected(
-            f"{len(missing)} of {alive} records that are held are not listed any more, which is "
-            f"more than the sweep may close ({int(limit)})",
-            hint="nothing was closed. Look whether the API member lost a permission; if so many "
-            "really were deleted, raise sweep.max_deleted_share in backfill_config.json",
-        )
-    gone = [row for row in missing if not source.exists(chunk.table, row[0])]
-    if gone:
-        now = shop.clock()
-        ids = [record_id for record_id, _ in gone]
-        closed = [max(now, changed + timedelta(microseconds=1)) for _, changed in gone]
-        rows = raw.deletions(ids, closed, now, chunk, shop.run_id)
-        last = shop.partitions[-1].key
-        key = raw.write(shop.objects, rows, chunk, last, name=layout.DELETIONS)
-        shop.ledger.progress(
-            chunk, cursor=ids[-1], rows=0, stored=len(ids), requests=0, objects=[key], now=now
-        )
-    return Swept(len(gone), len(missing) - len(gone))
 
 
 def _checkpoint(

@@ -101,7 +101,7 @@ class Held:
         with self._lock:
             self._db.register("candidates", keys)
             found = self._db.sql(
-                f"select n from candidates where n not in ({known}) order by n"  # noqa: S608
+                f"select n from candidates where n not in ({known}) order by n"
             ).to_arrow_table()
             self._db.unregister("candidates")
         return rows.take(found.column("n"))
@@ -131,6 +131,16 @@ class Held:
             order by record_id
             """
         ).fetchall()
+
+    def returned(self) -> list[str]:
+        """Records held as deleted that the service lists."""
+        if self._empty:
+            return []
+        found = self._db.execute(
+            "select record_id from latest where is_deleted "
+            "and record_id in (select record_id from listed) order by record_id"
+        ).fetchall()
+        return [row[0] for row in found]
 
     def close(self) -> None:
         self._db.close()

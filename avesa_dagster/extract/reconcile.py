@@ -47,7 +47,7 @@ def _records(objects: Objects, chunk: Chunk) -> int:
         return 0
     with connect() as db:
         row = db.execute(
-            f"select count(distinct record_id) from {files} "  # noqa: S608
+            f"select count(distinct record_id) from {files} "
             "where not is_deleted and updated_at >= ? and updated_at < ?",
             [chunk.start, chunk.end],
         ).fetchone()

@@ -30,9 +30,10 @@ from avesa_dagster.errors import (
     Where,
 )
 from avesa_dagster.extract import planner
-from avesa_dagster.extract.chunks import Swept, Workshop, fetch
+from avesa_dagster.extract.chunks import fetch
 from avesa_dagster.extract.held import Held
 from avesa_dagster.extract.request import Extracted, Fetched, Mode, Progress, Report, Request
+from avesa_dagster.extract.workshop import Swept, Workshop
 from avesa_dagster.lake.layout import partition_of
 from avesa_dagster.lake.objects import Objects
 from avesa_dagster.sources.base import Cancelled, Clock, Source, Window
@@ -348,5 +349,5 @@ def _together(failures: Sequence[AvesaError], total: int) -> AvesaError:
     return kind(
         f"{len(failures)} of {total} windows failed: {windows}; the first: {first.what}",
         where=where,
-        hint="the other windows are stored; a retry fetches just these",
+        hint="what was fetched is stored; a retry fetches just these",
     )

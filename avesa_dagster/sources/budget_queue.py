@@ -4,7 +4,6 @@ Functions over one open write transaction. Times are integer microseconds on the
 slot is taken while `free_at >= now`. What the rules mean stands in `sources.budget`.
 """
 
-# ruff: noqa: S608 - only constants of this module stand in the SQL, every value is bound
 from __future__ import annotations
 
 import math
@@ -228,7 +227,7 @@ def _queue(
     # A little later the further behind, so that the first in the queue comes first; later
     # still if only those ahead are missing, who are waking up at this moment.
     wake_at = min(due, now + window.look_again) + 200 * ahead
-    wake_at = max(wake_at, now + 3_000 * ahead) + random.randrange(200)  # noqa: S311
+    wake_at = max(wake_at, now + 3_000 * ahead) + random.randrange(200)
     connection.execute(
         "INSERT INTO Tickets VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET wake_at = excluded.wake_at",

@@ -8,6 +8,8 @@ for the end of a stream.
 from __future__ import annotations
 
 import email.utils
+import json
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -110,6 +112,7 @@ class Http:
         self._session = requests.Session()
         # A .netrc entry would replace the Authorization header that we set.
         self._session.trust_env = False
+        self._session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
         adapter = requests.adapters.HTTPAdapter(pool_connections=2, pool_maxsize=2)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
@@ -265,11 +268,21 @@ class Http:
 
     def _quote(self, body: bytes) -> str:
         """A short piece of what the service said, without any credential that it may echo."""
-        text = body.decode("utf-8", "replace")
+        text = _message(body)
         for secret in self._secrets:
             text = text.replace(secret, "***")
         text = " ".join(text[:2000].split())
         return text[:200] if text else "(nothing)"
+
+
+def _message(body: bytes) -> str:
+    """The `message` of an error in JSON; else the body."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        said = None
+    message = said.get("message") if isinstance(said, dict) else None
+    return message if isinstance(message, str) else body.decode("utf-8", "replace")
 
 
 def _host(url: str) -> str:

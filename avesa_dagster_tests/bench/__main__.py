@@ -29,7 +29,7 @@ _ALL: dict[str, Callable[[Bench], Part]] = {
     "empty-run": empty_run.measure,
     "first-row": first_row.measure,
 }
-_WIDTH = 100
+_WIDTH = 106
 _COLUMNS = ("", "AVESA", "beside it", "ratio", "target", "")
 
 

@@ -31,9 +31,8 @@ def measure(bench: Bench) -> Part:
         "avesa connect to the first row",
         [
             Row(
-                "seconds",
+                f"seconds ({seconds[0]:.1f} .. {seconds[-1]:.1f})",
                 f"{middle:.1f}",
-                ratio=f"{seconds[0]:.1f} .. {seconds[-1]:.1f}",
                 target=f"<= {_AT_MOST}",
                 holds=middle <= _AT_MOST,
             )
