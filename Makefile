@@ -26,10 +26,11 @@ bench: $(STAMP)  ## measures, side by side
 	$(BIN)/python -m avesa_dagster_tests.bench
 
 soak: $(STAMP)   ## thousands of hostile scripts, hundreds of kills
-	AVESA_SOAK=1 $(BIN)/pytest -n 2 -q --timeout 7200 avesa_dagster_tests/extract
+	AVESA_HOSTILE_SCRIPTS=3000 AVESA_KILLS=300 $(BIN)/pytest -n 2 -q --timeout 7200 \
+		avesa_dagster_tests/extract/test_hostile_scripts.py avesa_dagster_tests/extract/test_kill.py
 
 e2e: $(STAMP)    ## a browser on the real UI; needs Debian's chromium
-	$(BIN)/pytest -q -m e2e --timeout 900 avesa_dagster_tests/e2e
+	$(BIN)/pytest -q -s -m e2e --timeout 900 avesa_dagster_tests/e2e
 
 $(STAMP): pyproject.toml setup.py deploy/constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11')"

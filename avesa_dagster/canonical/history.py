@@ -258,7 +258,7 @@ def _write(
         )
         connection.execute(
             f"COPY ({wide}) TO {literal(path)} "
-            "(FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)"
+            "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, USE_TMP_FILE false)"
         )
         counts = connection.execute(
             "SELECT count(*), count(*) FILTER (number = 1) FROM pieces"

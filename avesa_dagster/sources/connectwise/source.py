@@ -277,7 +277,7 @@ def _moment(moment: datetime) -> str:
 def _json(body: bytes) -> object:
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidPage("the answer is no JSON") from None
 
 
