@@ -1,4 +1,4 @@
-"""The `avesa` command as scripts call it: names, JSON, exit codes, and errors that say what to do."""
+"""The `avesa` command as scripts call it: names, JSON, exit codes, errors that say what to do."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from avesa_dagster.errors import ConfigurationError, StoreError
 from .conftest import OPENERS, Control, Opener, day
 
 
-def chunk(number: int = 0, token: str = "run", tenant: str = "acme", table: str = "t") -> Chunk:  # noqa: S107
+def chunk(number: int = 0, token: str = "run", tenant: str = "acme", table: str = "t") -> Chunk:
     return Chunk(
         token,
         tenant,

@@ -19,7 +19,7 @@ from avesa_dagster.control.base import Secrets
 from avesa_dagster.control.secrets import FileSecrets, secret_variable
 from avesa_dagster.errors import AvesaError, ConfigurationError, StoreError
 
-SECRET = "hunter2-swordfish"  # noqa: S105
+SECRET = "hunter2-swordfish"
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,5}", fullmatch=True)
 
 

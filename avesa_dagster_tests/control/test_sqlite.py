@@ -59,7 +59,7 @@ def test_a_kill_in_the_middle_of_transactions_loses_nothing_that_was_returned(
         process.start()
     while not all(log.exists() and log.stat().st_size > 5 for log in logs):
         time.sleep(0.005)
-    time.sleep(random.Random(seed).random() * 0.2)  # noqa: S311
+    time.sleep(random.Random(seed).random() * 0.2)
     for process in processes:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)

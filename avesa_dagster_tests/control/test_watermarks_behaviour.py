@@ -54,7 +54,7 @@ def test_it_follows_the_rule(
 def test_in_any_interleaving_it_never_moves_back_and_never_skips_a_gap(
     opener: Opener, tmp_path: Path, seed: int
 ) -> None:
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     controls = [opener(tmp_path) for _ in range(4)]
     start = advance(controls[0], 0, 1)
     windows = [(n, n + chance.randint(1, 3)) for n in range(25) if chance.random() < 0.9]

@@ -11,8 +11,8 @@ import pytest
 from avesa_dagster.catalog.models import Grain
 from avesa_dagster.control.base import TenantService
 from avesa_dagster.control.snapshot import write_snapshot
-from avesa_dagster.defs.partitions import backfill_policy, partitions_def
 from avesa_dagster.definitions import build
+from avesa_dagster.defs.partitions import backfill_policy, partitions_def
 from avesa_dagster_tests.defs.conftest import House
 
 

@@ -30,8 +30,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avesa_dagster.errors import ConfigurationError, StoreError
-from avesa_dagster.errors import Stopped
+from avesa_dagster.errors import ConfigurationError, Stopped, StoreError
 from avesa_dagster.sources.budget import SqliteBudget
 
 KEY = "connectwise/acme"
