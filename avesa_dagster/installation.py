@@ -112,7 +112,10 @@ class Installation:
             allowance,
             clock=self.clock,
             cancelled=cancelled,
-            retrying=self.retrying,
+            # The next live sync comes soon; one that cannot reach its service says so soon.
+            retrying=replace(self.retrying, attempts=(self.retrying.attempts + 1) // 2)
+            if live
+            else self.retrying,
         )
         return opened
 
@@ -194,8 +197,7 @@ class Installation:
         candidate = TenantService(
             tenant, service, 0, 0, True, now, (table,), requests_per_minute, now, now
         )
-        hasty = replace(self, retrying=replace(self.retrying, attempts=3))
-        source = hasty.open_with(candidate, values, live=True, cancelled=lambda: False)()
+        source = self.open_with(candidate, values, live=True, cancelled=lambda: False)()
         try:
             source.newest_id(table)
         finally:

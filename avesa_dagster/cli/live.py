@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import click
+from rich.console import Console
 
 from avesa_dagster.cli.output import as_json_option, print_json
 from avesa_dagster.control.base import TenantService
@@ -37,6 +38,7 @@ def sync(tenant: str, service: str | None, full: bool, verbose: bool, as_json: b
     installation = Installation.from_environment()
     chosen = _chosen(installation, tenant, service)
     home = prepare(installation.settings.dagster_home)
+    talk = Console(stderr=True, quiet=as_json)
     said = []
     failed = False
     for connection in chosen:
@@ -44,7 +46,9 @@ def sync(tenant: str, service: str | None, full: bool, verbose: bool, as_json: b
         name = f"cli-{now:%Y%m%dT%H%M%S}"
         for launch in sync_launches(installation.extractor, connection, now, full=full, name=name):
             began = time.monotonic()
-            outcome = execute(launch, home, quiet=not verbose)
+            window = " to ".join(launch.stretch)
+            with talk.status(f"{tenant} {connection.service}: {window}"):
+                outcome = execute(launch, home, quiet=not verbose)
             failed = failed or not outcome.success
             said.append(
                 {

@@ -41,6 +41,11 @@ class Launch:
     keys: tuple[dg.AssetKey, ...]
     tags: dict[str, str]
 
+    @property
+    def stretch(self) -> tuple[str, str]:
+        """Keys of its first and last partition."""
+        return self.tags[tags.RANGE_START], self.tags[tags.RANGE_END]
+
     def request(self) -> dg.RunRequest:
         return dg.RunRequest(run_key=self.name, asset_selection=list(self.keys), tags=self.tags)
 

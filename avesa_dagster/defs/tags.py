@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import dagster as dg
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    PRIORITY_TAG,
-    ROOT_RUN_ID_TAG,
-)
+from dagster._core.storage import tags as dagster_tags
 
 from avesa_dagster.extract.request import Mode
 
+RANGE_START = dagster_tags.ASSET_PARTITION_RANGE_START_TAG
+RANGE_END = dagster_tags.ASSET_PARTITION_RANGE_END_TAG
 MODE = "avesa/mode"
 TENANT = "avesa/tenant"
 SERVICE = "avesa/service"
@@ -29,9 +26,9 @@ def range_tags(
         TENANT: tenant,
         SERVICE: service,
         MODE: mode.value,
-        ASSET_PARTITION_RANGE_START_TAG: partitions[0],
-        ASSET_PARTITION_RANGE_END_TAG: partitions[-1],
-        PRIORITY_TAG: str(priority),
+        RANGE_START: partitions[0],
+        RANGE_END: partitions[-1],
+        dagster_tags.PRIORITY_TAG: str(priority),
     }
 
 
@@ -42,4 +39,4 @@ def mode_of(run: dg.DagsterRun) -> Mode:
 
 def token_of(run: dg.DagsterRun) -> str:
     """Equal for a run and its retries."""
-    return run.tags.get(ROOT_RUN_ID_TAG, run.run_id)
+    return run.tags.get(dagster_tags.ROOT_RUN_ID_TAG, run.run_id)

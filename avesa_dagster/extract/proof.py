@@ -11,9 +11,9 @@ part is proven.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from avesa_dagster.errors import DataError
+from avesa_dagster.errors import AvesaError, DataError
 from avesa_dagster.sources.base import Page, Source, Span
 
 SEGMENT_ROWS = 20_000
@@ -57,36 +57,44 @@ def segments(
         DataError: The service lists other than it counts, again and again.
     """
     remaining = source.count(table, span)
-    while True:
-        reading = _read(source, table, span, remaining, ids_only, rows=rows, size=size)
-        if reading.ended:
-            expected, here = remaining, span
-        else:
-            here = replace(span, upto=reading.last_id)
-            span = replace(span, after=reading.last_id)
-            left = source.count(table, span)
-            expected, remaining = remaining - left, left
-        pages, last_id = reading.pages, reading.last_id
-        if reading.rows != expected:
-            again, expected = _prove(source, table, here, ids_only, reading)
-            pages = [*pages, *again]
-            if reading.ended:  # the first reading may have ended early, or with nothing
-                ids = (page.last_id for page in reversed(again))
-                last_id = next((last for last in ids if last is not None), last_id)
-        yield Segment(tuple(pages), expected, last_id)
-        if reading.ended:
-            return
+    ended = False
+    while not ended:
+        reading, again = _Reading(last_id=span.after), _Reading()
+        try:
+            _read(reading, source, table, span, remaining, ids_only, rows=rows, size=size)
+            ended = reading.ended
+            if ended:
+                expected, here = remaining, span
+            else:
+                here = replace(span, upto=reading.last_id)
+                span = replace(span, after=reading.last_id)
+                left = source.count(table, span)
+                expected, remaining = remaining - left, left
+            last_id = reading.last_id
+            if reading.rows != expected:
+                _prove(again, source, table, here, ids_only, reading)
+                expected = again.rows
+                if ended:  # the first reading may have ended early, or with nothing
+                    last_id = again.last_id or last_id
+        except AvesaError:
+            if seen := (*reading.pages, *again.pages):  # unproven, and observations all the same
+                yield Segment(seen, 0, None)
+            raise
+        yield Segment((*reading.pages, *again.pages), expected, last_id)
 
 
 @dataclass(slots=True)
 class _Reading:
-    pages: list[Page]
-    rows: int
-    last_id: str | None
-    ended: bool
+    """What was read so far; whoever reads adds to it, so that a failure leaves it behind."""
+
+    pages: list[Page] = field(default_factory=list)
+    rows: int = 0
+    last_id: str | None = None
+    ended: bool = False
 
 
 def _read(
+    reading: _Reading,
     source: Source,
     table: str,
     span: Span,
@@ -95,16 +103,15 @@ def _read(
     *,
     rows: int | None = None,
     size: int | None = None,
-) -> _Reading:
-    """Pages of a span until it is exhausted, by count or by an empty page, or a limit reached."""
-    reading = _Reading([], 0, span.after, ended=False)
+) -> None:
+    """Adds the pages of a span until it is exhausted, by count or an empty page, or at a limit."""
     bytes_read = 0
     unusable: set[bytes] = set()
     while True:
         page = _page(source, table, replace(span, after=reading.last_id), ids_only)
         if not len(page):
             reading.ended = True
-            return reading
+            return
         reading.pages.append(page)
         known = len(unusable)  # one without a usable id can end a page, and begin the next again
         unusable.update(item.payload for item in page.rejected)
@@ -113,7 +120,7 @@ def _read(
         if reading.rows > expected or (reading.rows == expected and not _may_go_on(reading)):
             reading.last_id = page.last_id or reading.last_id
             reading.ended = True
-            return reading
+            return
         if page.last_id is None:
             raise DataError(
                 f"a page of {len(page)} records of {table} holds none with a usable id",
@@ -121,7 +128,7 @@ def _read(
             )
         reading.last_id = page.last_id
         if (rows and reading.rows >= rows) or (size and bytes_read >= size):
-            return reading
+            return
 
 
 def _may_go_on(reading: _Reading) -> bool:
@@ -140,23 +147,26 @@ def _page(source: Source, table: str, span: Span, ids_only: bool) -> Page:
 
 
 def _prove(
-    source: Source, table: str, span: Span, ids_only: bool, before: _Reading
-) -> tuple[list[Page], int]:
+    proven: _Reading, source: Source, table: str, span: Span, ids_only: bool, before: _Reading
+) -> None:
     """Reads the span again, in halves, until each part holds what was counted before it.
 
-    Returns all pages read, and the sum of the proven counts.
+    Adds all pages read to `proven`; its rows are the sum of the proven counts.
     """
-    pages: list[Page] = []
-    total = 0
     stretches = _halves(span, before)
     tries: dict[Span, int] = {}
     while stretches:
         stretch = stretches.pop()
         expected = source.count(table, stretch)
-        reading = _read(source, table, stretch, expected, ids_only)
-        pages += reading.pages
+        reading = _Reading(last_id=stretch.after)
+        try:
+            _read(reading, source, table, stretch, expected, ids_only)
+        finally:
+            proven.pages += reading.pages
         if reading.rows == expected:
-            total += expected
+            proven.rows += expected
+            if reading.pages:  # lower halves are read first
+                proven.last_id = reading.last_id
             continue
         halves = _halves(stretch, reading)
         if len(halves) == 1:
@@ -169,7 +179,6 @@ def _prove(
                 "the API member may read all of these records",
             )
         stretches += halves
-    return pages, total
 
 
 def _halves(span: Span, reading: _Reading) -> list[Span]:

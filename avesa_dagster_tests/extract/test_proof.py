@@ -201,3 +201,31 @@ def test_segments_end_at_their_size_and_go_on_after_it() -> None:
     assert [s.last_id for s in found] == ["12", "24", "30"]
     assert [s.count for s in found] == [12, 12, 6]
     assert timedelta(0) <= found[0].pages[0].received_at - AT
+
+
+@given(st.integers(2, 40), st.integers(1, 12))
+def test_what_was_read_before_a_failure_is_handed_over_all_the_same(rows: int, size: int) -> None:
+    hidden = rows // 2
+    source = Shrinking(set(range(rows)), page_size=size)
+    listed: set[int] = set()
+
+    def hide(ids: list[int]) -> list[int]:
+        kept = [n for n in ids if n != hidden]
+        listed.update(kept)
+        return kept
+
+    source.spoiled = dict.fromkeys(range(20_000), hide)
+    found: list[Segment] = []
+    with pytest.raises(DataError, match=r"counts \d+ records"):
+        for segment in segments(source, "tickets", Span()):
+            found.append(segment)
+    assert ids_in(found) == listed
+    assert found[-1].count == 0 and found[-1].last_id is None, "nothing of it is called proven"
+
+
+def test_a_stretch_that_was_read_again_ends_at_its_last_record() -> None:
+    source = Shrinking(set(range(10)), page_size=3)
+    source.spoiled = {2: lambda ids: ids[:-1]}
+    (segment,) = read(source)
+    assert segment.last_id == "9"
+    assert segment.count == 10
