@@ -15,8 +15,10 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning, module=r"avesa_dagste
 warnings.filterwarnings("ignore", category=dg.PreviewWarning, module=r"avesa_dagster\..*")
 
 from avesa_dagster.catalog.load import load_catalog  # noqa: E402
+from avesa_dagster.control.serving import servable  # noqa: E402
 from avesa_dagster.control.snapshot import read_snapshot  # noqa: E402
 from avesa_dagster.defs.assets import tenant_assets  # noqa: E402
+from avesa_dagster.defs.dead_runs import dead_runs  # noqa: E402
 from avesa_dagster.defs.live_sync import live_sync_schedules  # noqa: E402
 from avesa_dagster.defs.onboarding import onboarding_sensor  # noqa: E402
 from avesa_dagster.defs.resources import AvesaResource  # noqa: E402
@@ -26,14 +28,16 @@ from avesa_dagster.settings import Settings  # noqa: E402
 def build(settings: Settings) -> dg.Definitions:
     """Definitions of every tenant in the snapshot that this shard holds."""
     catalog = load_catalog(settings.mappings)
-    rows = [row for row in read_snapshot(settings.snapshot) if settings.holds(row.tenant)]
+    rows = servable(
+        (row for row in read_snapshot(settings.snapshot) if settings.holds(row.tenant)), catalog
+    )
     assets: list[dg.AssetsDefinition] = []
     for _, connections in groupby(rows, key=lambda row: row.tenant):
         assets += tenant_assets(list(connections), catalog)
     return dg.Definitions(
         assets=assets,
-        sensors=[onboarding_sensor(rows)],
-        schedules=live_sync_schedules() if assets else [],
+        sensors=[onboarding_sensor(rows), *([dead_runs] if assets else [])],
+        schedules=live_sync_schedules(rows) if assets else [],
         resources={"avesa": AvesaResource()},
         executor=dg.in_process_executor,
     )

@@ -13,7 +13,7 @@ from avesa_dagster.catalog.load import load_catalog
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.control.base import TenantService
 from avesa_dagster.control.secrets import FileSecrets
-from avesa_dagster.control.snapshot import write_snapshot
+from avesa_dagster.control.snapshot import exclusive, write_snapshot
 from avesa_dagster.control.sqlite import SqliteControl
 from avesa_dagster.errors import ConfigurationError, Where
 from avesa_dagster.extract.runner import Extractor
@@ -55,7 +55,9 @@ class Installation:
 
     @cached_property
     def objects(self) -> LocalObjects:
-        return LocalObjects(self.settings.lake)
+        objects = LocalObjects(self.settings.lake)
+        objects.clean(self.clock().timestamp())
+        return objects
 
     @cached_property
     def control(self) -> SqliteControl:
@@ -134,7 +136,9 @@ class Installation:
 
         Args:
             values: The credentials.
-            tables: The tables to have; none: those that the service has on by default.
+            requests_per_minute: The tenant's own budget; None: as before, else the service's.
+            tables: The tables to have; none: as before, else those that the service has on by
+                default.
             probe: Ask the service once whether it takes the credentials.
 
         Raises:
@@ -142,6 +146,7 @@ class Installation:
         """
         checked("tenant", tenant)
         module = source_module(service)
+        self.settings.make_home()
         known = self.catalog.services[service]
         module.check(values, Where(tenant, service))
         for table in tables:
@@ -149,6 +154,10 @@ class Installation:
                 raise ConfigurationError(
                     f"{service} has no table {table!r}", hint=f"known: {', '.join(known.tables)}"
                 )
+        existing = self.control.registry.get(tenant, service)
+        if existing is not None:
+            tables = tables or existing.tables
+            requests_per_minute = requests_per_minute or existing.requests_per_minute
         chosen = tables or tuple(n for n, t in known.tables.items() if t.enabled)
         settings = self.catalog.settings(tenant, service)
         now = self.clock()
@@ -183,7 +192,9 @@ class Installation:
 
     def refresh_snapshot(self) -> None:
         """Writes what the registry says now to where definitions read it."""
-        write_snapshot(self.settings.snapshot, self.control.registry.all())
+        self.settings.make_home()
+        with exclusive(self.settings.snapshot):
+            write_snapshot(self.settings.snapshot, self.control.registry.all())
 
     def _probe(
         self,

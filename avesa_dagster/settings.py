@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from avesa_dagster.errors import ConfigurationError
+from avesa_dagster.errors import ConfigurationError, StoreError
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -55,6 +55,20 @@ class Settings:
             mappings=Path(mappings).expanduser().absolute() if mappings else _own_mappings(),
             shard=_shard(environ.get("AVESA_SHARD")),
         )
+
+    def make_home(self) -> None:
+        """Makes the folder if there is none; only its owner may look into it.
+
+        Raises:
+            StoreError: It cannot be made.
+        """
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"{self.home}: cannot be made: {error.strerror}",
+                hint="set AVESA_HOME to a folder that you may write",
+            ) from error
 
     @property
     def lake(self) -> Path:

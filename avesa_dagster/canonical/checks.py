@@ -76,13 +76,14 @@ def broken_intervals(objects: Objects, key: str) -> Finding:
         key,
         f"""
         with steps as (
-            select source_service, id, record_version, effective_start_date s,
+            select record_id, record_version, effective_start_date s,
                    effective_end_date e, effective_end_origin o, is_current,
                    lead(effective_start_date) over w next_start,
                    row_number() over w n
             from {parquet([objects.location(key)])}
-            window w as (partition by source_service, id order by effective_start_date))
-        select id, s, e, next_start from steps
+            window w as (partition by source_service, source_table, record_id
+                order by effective_start_date))
+        select record_id, s, e, next_start from steps
         where e <= s or next_start < e or record_version <> n
            or (next_start is not null and (e is null or (next_start > e and o <> 'observed')))
            or (is_current and e is not null)
@@ -95,7 +96,8 @@ def doubled_current(objects: Objects, key: str) -> Finding:
     return _find(
         objects,
         key,
-        f"""select source_service, id, count(*) from {parquet([objects.location(key)])}
+        f"""select source_service, source_table, record_id, count(*)
+        from {parquet([objects.location(key)])}
         where is_current group by all having count(*) > 1""",
     )
 
@@ -104,6 +106,8 @@ def _find(objects: Objects, key: str, sql: str) -> Finding:
     """Asks, and asks again if the object was replaced meanwhile: then the answer is of neither."""
     for _ in range(_TRIES):
         before = objects.stat(key)
+        if before is None:
+            raise StoreError(f"{key} is gone", hint="somebody else has built a newer one")
         try:
             with connect() as db:
                 row = db.execute(

@@ -166,14 +166,13 @@ class CanonicalTable(Model):
 
 
 class BackfillSettings(Model):
-    """How one service is backfilled; a tenant may override any part.
+    """How one service is backfilled; a tenant may override all but the partitions.
 
     Attributes:
         lookback_days: Days of history that a new connection gets.
         chunk_size_days: Length of a chunk; a partition is split into about that.
         partitions: Grain of the partitions.
         requests_per_minute: The budget of one tenant credential.
-        live_reserve: Share of the budget that backfills leave while the live sync works.
         parallel_chunks: Chunks that one run fetches at once.
     """
 
@@ -181,7 +180,6 @@ class BackfillSettings(Model):
     chunk_size_days: int = Field(ge=1)
     partitions: Grain
     requests_per_minute: int = Field(ge=1)
-    live_reserve: float = Field(ge=0, lt=1)
     parallel_chunks: int = Field(ge=1, le=64)
 
 

@@ -17,6 +17,8 @@ from avesa_dagster.errors import ConfigurationError
 from avesa_dagster.installation import Installation
 from avesa_dagster.names import checked
 
+_SYNC_INTERVAL = timedelta(hours=2)
+"""The live sync is hourly; what it has not fetched after two hours is a hole."""
 _FULL, _PART, _NONE = "■", "◧", "·"
 
 
@@ -99,7 +101,9 @@ def tenant_coverage(installation: Installation, tenant: str) -> dict[str, list[P
         items: list[PartitionCoverage] = []
         for table in connection.tables:
             mark = marks.get(tenant, service, table)
-            until = min(now - lag, mark.upper) if mark else now - lag
+            until = now - lag
+            if mark and mark.upper > until - _SYNC_INTERVAL:
+                until = min(until, mark.upper)  # the next sync is not due yet
             chunks = installation.control.ledger.covered(tenant, service, table)
             items += cover(table, chunks, windows, until)
         found[service] = items

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from avesa_dagster.catalog.grain import partitions
 from avesa_dagster.cli.output import as_json_option, print_json, print_table
 from avesa_dagster.control.base import TenantService
 from avesa_dagster.errors import ConfigurationError
@@ -62,7 +63,9 @@ def connect(
     """
     checked("tenant", tenant)
     values = _credentials(service, credentials_file)
-    connection = Installation.from_environment().connect(
+    installation = Installation.from_environment()
+    before = installation.control.registry.get(tenant, service)
+    connection = installation.connect(
         tenant,
         service,
         values,
@@ -78,11 +81,15 @@ def connect(
         f"{tenant} {service} is connected: {', '.join(connection.tables)}, "
         f"from {connection.history_start:%Y-%m-%d} on."
     )
+    dropped = sorted(set(before.tables) - set(connection.tables)) if before else []
+    if dropped:
+        click.echo(f"No longer synced, as --table leaves them out: {', '.join(dropped)}.")
+    grain = installation.catalog.settings(tenant, service).partitions
+    known = list(partitions(grain, connection.history_start, connection.updated_at))
     click.echo(
         "A running daemon (avesa dev) backfills it now. Without one: "
         f"dagster asset materialize -m avesa_dagster.definitions --select "
-        f"'group:{tenant.replace('-', '_')}__{service}' "
-        f"--partition-range {connection.history_start:%Y-%m-%d}...{connection.updated_at:%Y-%m-01}"
+        f"'key:\"{tenant}/*/{service}/*\"' --partition-range {known[0].key}...{known[-1].key}"
     )
 
 

@@ -95,7 +95,8 @@ def dagster(
     """Webserver and daemon as one child process; ended with the block, also by SIGTERM."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     home = prepare(settings.dagster_home)
-    processes.bury_the_dead(home)
+    with processes.instance_in(home) as instance:
+        processes.fail_dead_runs(instance, at_start=True)
     process = processes.start(settings, port=port, host=host, quiet=quiet)
     try:
         yield process
@@ -139,7 +140,7 @@ def _demo_simulator(settings: Settings, sizes: Mapping[str, int]) -> Iterator[Si
         held: dict[str, Any] = json.loads(notes.read_text("utf-8"))
     except FileNotFoundError:
         held = {"now": datetime.now(UTC).strftime(SECOND_FORMAT), "sizes": dict(sizes)}
-        settings.home.mkdir(parents=True, exist_ok=True)
+        settings.make_home()
         notes.write_text(json.dumps(held, indent=1), "utf-8")
     options = {**held["sizes"], "now": held["now"], "seed": _SEED}
     port = _PORT if processes.is_free(_PORT) else 0

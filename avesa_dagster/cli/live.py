@@ -34,11 +34,14 @@ def sync(tenant: str, service: str | None, full: bool, verbose: bool, as_json: b
     from avesa_dagster.defs.execute import execute
     from avesa_dagster.defs.homes import prepare
     from avesa_dagster.defs.launches import sync_launches
+    from avesa_dagster.defs.processes import fail_dead_runs, instance_in
 
     installation = Installation.from_environment()
     chosen = _chosen(installation, tenant, service)
     home = prepare(installation.settings.dagster_home)
     talk = Console(stderr=True, quiet=as_json)
+    with instance_in(home) as instance:
+        fail_dead_runs(instance)
     said = []
     failed = False
     for connection in chosen:

@@ -6,10 +6,12 @@ and the webserver see the same tenants.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +20,21 @@ from avesa_dagster.control.base import TenantService
 from avesa_dagster.errors import StoreError
 
 _TIMES = ("history_start", "connected_at", "updated_at")
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """One process at a time reads the registry and writes the snapshot; else one that read earlier
+    could write later, and a tenant would vanish."""
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_snapshot(path: Path, rows: Sequence[TenantService]) -> None:
@@ -40,10 +57,14 @@ def write_snapshot(path: Path, rows: Sequence[TenantService]) -> None:
             os.fsync(file.fileno())
         staged.replace(path)
     except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written: {error.strerror}",
-            hint="check AVESA_HOME, its owner and its free space",
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{path}: cannot be written: {error.strerror}",
+        hint="check AVESA_HOME, its owner and its free space",
+    )
 
 
 def read_snapshot(path: Path) -> list[TenantService]:

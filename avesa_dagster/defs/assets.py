@@ -37,6 +37,5 @@ def tenant_assets(
                 key = canonical_key(connection.tenant, connection.service, table)
                 feeding[canonical.table].append(key)
     for table, feeders in feeding.items():
-        tenant = connections[0].tenant
-        assets.append(history_asset(tenant, catalog.canonical[table], feeders))
+        assets.append(history_asset(connections[0], catalog.canonical[table], feeders))
     return assets

@@ -37,7 +37,7 @@ def canonical_asset(
                     f"Every version of {tenant}'s {table} in canonical, typed columns: one row "
                     "a version. A pure function of the raw partition."
                 ),
-                group_name=keys.group(tenant, service),
+                group_name=keys.group(connection.number, tenant, service),
                 kinds={"silver", "parquet"},
                 tags={"layer": "canonical", "service": service},
                 metadata={"dagster/column_schema": metadata.versions_columns(canonical)},

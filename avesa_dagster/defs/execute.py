@@ -16,6 +16,7 @@ from dagster._core.remote_origin import (
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
+from avesa_dagster.defs import tags
 from avesa_dagster.defs.homes import LOCATION, MODULE
 from avesa_dagster.defs.launches import Launch
 from avesa_dagster.errors import ConfigurationError
@@ -75,7 +76,11 @@ def execute(launch: Launch, dagster_home: Path, *, quiet: bool = True) -> Outcom
             job_def=job.get_definition(),
             asset_selection=keys,
             run_config=_SILENT if quiet else {},
-            tags={**launch.tags, "dagster/code_location": LOCATION},
+            # A lane is for runs that queue; this one does not, and must block none if it dies.
+            tags={
+                **{name: value for name, value in launch.tags.items() if name != tags.LANE},
+                "dagster/code_location": LOCATION,
+            },
             remote_job_origin=origin,
             job_code_origin=job.get_python_origin(),
         )

@@ -7,6 +7,7 @@ import dagster as dg
 from avesa_dagster.canonical import checks
 from avesa_dagster.canonical.history import rebuild
 from avesa_dagster.catalog.models import CanonicalTable
+from avesa_dagster.control.base import TenantService
 from avesa_dagster.defs import keys, metadata
 from avesa_dagster.defs.resources import AvesaResource
 from avesa_dagster.defs.shared import FRESH, PREVIEWED, checked, failing_clearly
@@ -16,25 +17,26 @@ ONE_CURRENT = "one_current_at_most"
 
 
 def history_asset(
-    tenant: str, canonical: CanonicalTable, feeding: Sequence[dg.AssetKey]
+    connection: TenantService, canonical: CanonicalTable, feeding: Sequence[dg.AssetKey]
 ) -> dg.AssetsDefinition:
     """The history of one canonical table of a tenant, over the services that feed it."""
+    tenant = connection.tenant
     key = keys.history_key(tenant, canonical.table)
     kind = (
         "every version with its effective dates"
         if canonical.scd_type == "type_2"
-        else ("the newest version only")
+        else "the newest version only"
     )
 
     @dg.multi_asset(
-        name=keys.op_name(key, 0),
+        name=keys.op_name(key, connection.number),
         specs=[
             dg.AssetSpec(
                 key,
                 deps=list(feeding),
                 description=f"{tenant}'s {canonical.table} over all services: {kind} "
                 f"(SCD {canonical.scd_type.value.replace('_', ' ')}). What analysts read.",
-                group_name=keys.group(tenant, "history"),
+                group_name=keys.group(connection.number, tenant, "history"),
                 metadata={"dagster/column_schema": metadata.history_columns(canonical)},
                 freshness_policy=FRESH,
                 kinds={"gold", "parquet"},

@@ -33,12 +33,16 @@ def table_keys(
     ]
 
 
-def group(*parts: str) -> str:
-    """A group's name. Dagster's allow no '-'; a group only orders the view."""
-    return "__".join(parts).replace("-", "_")
+def group(connection_number: int, *parts: str) -> str:
+    """A group's name; injective, as `op_name` is."""
+    return _without_dashes("__".join(parts), connection_number)
 
 
-def op_name(key: dg.AssetKey, number: int) -> str:
-    """A name for the op. Dagster's own allow no '-', so the connection's number tells apart."""
-    name = "__".join(key.path)
-    return f"{name.replace('-', '_')}__n{number}" if "-" in name else name
+def op_name(key: dg.AssetKey, connection_number: int) -> str:
+    """A name for the op."""
+    return _without_dashes("__".join(key.path), connection_number)
+
+
+def _without_dashes(name: str, connection_number: int) -> str:
+    """Dagster's names allow no '-'; the connection's number then tells two tenants apart."""
+    return f"{name.replace('-', '_')}__n{connection_number}" if "-" in name else name

@@ -68,6 +68,8 @@ def sync_launches(
         start = min(extractor.sync_start(connection, table, now) for table in tables)
         return [partition for partition in known if partition.end > start]
 
+    if not connection.tables:
+        return []
     if not full:
         return [plan.launch(connection.tables, recent(connection.tables), Mode.SYNC)]
     launches = []
@@ -83,7 +85,7 @@ def onboarding_launches(connection: TenantService, catalog: Catalog, now: dateti
 
     Named after the credentials' generation: each generation is backfilled once.
     """
-    name = f"onboard-{connection.tenant}-{connection.service}-g{connection.generation}"
+    name = f"onboard-{connection.tenant}-{connection.service}-{credentials_of(connection)}"
     plan = _Plan(connection, catalog, name)
     known = known_partitions(connection, catalog, now)
     launches = []
@@ -95,6 +97,11 @@ def onboarding_launches(connection: TenantService, catalog: Catalog, now: dateti
         for number, piece in enumerate([known[-RECENT:], *pieces]):
             launches.append(plan.launch(plan.others, piece, Mode.BACKFILL, priority=-number))
     return launches
+
+
+def credentials_of(connection: TenantService) -> str:
+    """Names a generation of credentials, also beyond a registry that was lost and begun anew."""
+    return f"g{connection.generation}-{connection.connected_at:%Y%m%dT%H%M%S}"
 
 
 class _Plan:

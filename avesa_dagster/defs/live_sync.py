@@ -1,9 +1,11 @@
 """The live sync: hourly from the watermarks, daily with master data whole and deletions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import dagster as dg
 
+from avesa_dagster.control.base import TenantService
 from avesa_dagster.defs.launches import sync_launches
 from avesa_dagster.defs.resources import AvesaResource
 
@@ -12,8 +14,14 @@ _ALL_ASSETS = "__ASSET_JOB"
 definition; with the job's name it may request any range (measured on 1.13.27)."""
 
 
-def live_sync_schedules() -> list[dg.ScheduleDefinition]:
-    """Both schedules, running by default."""
+def live_sync_schedules(rows: Sequence[TenantService]) -> list[dg.ScheduleDefinition]:
+    """Both schedules, running by default.
+
+    Args:
+        rows: What the definitions were built from: a run can only be requested for assets that
+            they hold. A tenant that connected since is synced once it is loaded.
+    """
+    loaded = {(row.tenant, row.service): row for row in rows}
 
     @dg.schedule(
         name="live_sync_hourly",
@@ -27,7 +35,7 @@ def live_sync_schedules() -> list[dg.ScheduleDefinition]:
     def hourly(
         context: dg.ScheduleEvaluationContext, avesa: AvesaResource
     ) -> Iterator[dg.RunRequest]:
-        yield from _requests(context, avesa, full=False)
+        yield from _requests(context, avesa, loaded, full=False)
 
     @dg.schedule(
         name="full_sync_daily",
@@ -40,19 +48,25 @@ def live_sync_schedules() -> list[dg.ScheduleDefinition]:
     def daily(
         context: dg.ScheduleEvaluationContext, avesa: AvesaResource
     ) -> Iterator[dg.RunRequest]:
-        yield from _requests(context, avesa, full=True)
+        yield from _requests(context, avesa, loaded, full=True)
 
     return [hourly, daily]
 
 
 def _requests(
-    context: dg.ScheduleEvaluationContext, avesa: AvesaResource, *, full: bool
+    context: dg.ScheduleEvaluationContext,
+    avesa: AvesaResource,
+    loaded: Mapping[tuple[str, str], TenantService],
+    *,
+    full: bool,
 ) -> Iterator[dg.RunRequest]:
     installation = avesa.installation()
     now = installation.clock()
-    for connection in installation.control.registry.all():
-        if not connection.enabled or not installation.settings.holds(connection.tenant):
+    for row in installation.control.registry.all():
+        held = loaded.get((row.tenant, row.service))
+        if held is None or not row.enabled:
             continue
+        connection = replace(row, tables=tuple(t for t in row.tables if t in held.tables))
         name = (
             f"sync-{context.scheduled_execution_time:%Y%m%dT%H%M}"
             f"-{connection.tenant}-{connection.service}"

@@ -8,10 +8,12 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 from dagster._grpc.client import DagsterGrpcClient
 
 from avesa_dagster.control.base import TenantService
-from avesa_dagster.defs.launches import onboarding_launches
+from avesa_dagster.control.serving import servable
+from avesa_dagster.defs.launches import credentials_of, onboarding_launches
 from avesa_dagster.defs.resources import AvesaResource
 
 _RELOAD_SECONDS = 120
+_MOST_REQUESTS = 20
 Loaded = frozenset[tuple[object, ...]]
 
 
@@ -39,23 +41,25 @@ def onboarding_sensor(rows: Sequence[TenantService]) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext, avesa: AvesaResource
     ) -> dg.SensorResult | dg.SkipReason:
         installation = avesa.installation()
-        registry = [
-            row
-            for row in installation.control.registry.all()
-            if installation.settings.holds(row.tenant)
-        ]
+        rows_now = installation.control.registry.all()
+        registry = servable(
+            (row for row in rows_now if installation.settings.holds(row.tenant)),
+            installation.catalog,
+        )
         if shape(registry) != loaded:
             installation.refresh_snapshot()
             return dg.SkipReason(_reload(context))
-        known: dict[str, int] = json.loads(context.cursor or "{}")
-        requests = []
+        known: dict[str, str] = json.loads(context.cursor or "{}")
+        requests: list[dg.RunRequest] = []
         for row in registry:
             name = f"{row.tenant}/{row.service}"
-            if not row.enabled or known.get(name, 0) >= row.generation:
+            if not row.enabled or known.get(name) == credentials_of(row):
                 continue
+            if len(requests) >= _MOST_REQUESTS:
+                break  # the next tick goes on
             launches = onboarding_launches(row, installation.catalog, installation.clock())
             requests += [launch.request() for launch in launches]
-            known[name] = row.generation
+            known[name] = credentials_of(row)
         if not requests:
             return dg.SkipReason("every connected tenant service is known")
         return dg.SensorResult(run_requests=requests, cursor=json.dumps(known, sort_keys=True))

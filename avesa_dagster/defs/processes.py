@@ -16,7 +16,6 @@ from pathlib import Path
 
 import dagster as dg
 import psutil
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
 from avesa_dagster.defs import tags
 from avesa_dagster.errors import RetriableError
@@ -25,6 +24,11 @@ from avesa_dagster.settings import Settings
 _STARTUP_SECONDS = 120
 _STOP_SECONDS = 20
 _LAUNCHED_BY_DAEMON = ".dagster/grpc_info"
+_UNDER_WAY = [
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 _PID = re.compile(r"\(pid: (\d+)\)")
 
 
@@ -115,48 +119,64 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def bury_the_dead(dagster_home: Path) -> int:
-    """Fails the runs whose worker died with its machine or its daemon, so that they are retried.
+def fail_dead_runs(instance: dg.DagsterInstance, *, at_start: bool = False) -> list[str]:
+    """Fails the runs whose process is gone, so that Dagster retries them.
 
-    Dagster leaves them as started for ever, and they would keep their lane. Only runs that a
-    daemon launched are looked at, and only while no process works on them.
+    Dagster leaves a run as started for ever if its process died with the machine, with the daemon
+    or under `avesa sync`, and it would keep its lane. Runs of this machine only.
+
+    Args:
+        at_start: No daemon runs: what one launched and no process works on is dead too.
 
     Returns:
-        How many there were.
+        Their ids.
     """
-    os.environ["DAGSTER_HOME"] = str(dagster_home)
-    with dg.DagsterInstance.get() as instance:
-        runs = instance.get_runs(dg.RunsFilter(statuses=list(IN_PROGRESS_RUN_STATUSES)))
-        dead = [
-            run
-            for run in runs
-            if _LAUNCHED_BY_DAEMON in run.tags and worker_of(instance, run) is None
-        ]
-        for run in dead:
-            instance.report_run_failed(run, "its worker is gone, with the daemon that started it")
-    return len(dead)
+    dead = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY)):
+        worker = worker_of(instance, run)
+        gone = worker is not None and not worker.is_running()
+        if gone or (worker is None and at_start and _LAUNCHED_BY_DAEMON in run.tags):
+            instance.report_run_failed(run, "its process is gone")
+            dead.append(run.run_id)
+    return dead
 
 
-def worker_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> psutil.Process | None:
-    """The process that executes a run, by the run's own events; None if it is gone."""
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """The process that executes a run, as the run's own events name it."""
+
+    pid: int
+    since: float
+
+    def is_running(self) -> bool:
+        """Whether it still runs; a younger process only has the same number."""
+        try:
+            process = psutil.Process(self.pid)
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            return alive and process.create_time() <= self.since
+        except psutil.NoSuchProcess:
+            return False
+
+
+def worker_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Worker | None:
+    """The process that executes a run; None if no event names it."""
     events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
     for event in reversed(events):
         found = _PID.search(event.message or event.user_message)
-        if found is None:
-            continue
-        try:
-            process = psutil.Process(int(found[1]))
-            # A younger process only has the same number.
-            return process if process.create_time() <= event.timestamp else None
-        except psutil.NoSuchProcess:
-            return None
+        if found:
+            return Worker(int(found[1]), event.timestamp)
     return None
+
+
+def instance_in(dagster_home: Path) -> dg.DagsterInstance:
+    """Dagster's instance in this folder; use it as a context manager."""
+    os.environ["DAGSTER_HOME"] = str(dagster_home)
+    return dg.DagsterInstance.get()
 
 
 def outcome_of(dagster_home: Path, tenant: str, since: datetime) -> RunsOutcome:
     """What the runs came to that were launched for the tenant since then."""
-    os.environ["DAGSTER_HOME"] = str(dagster_home)
-    with dg.DagsterInstance.get() as instance:
+    with instance_in(dagster_home) as instance:
         runs = instance.get_runs(dg.RunsFilter(tags={tags.TENANT: tenant}, created_after=since))
         failures = []
         for run in runs:

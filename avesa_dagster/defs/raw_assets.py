@@ -36,7 +36,7 @@ def raw_asset(
                     f"Every version of {tenant}'s {known.endpoint} that was ever seen, as "
                     f"{catalog.services[service].title} sent it. Append-only."
                 ),
-                group_name=keys.group(tenant, service),
+                group_name=keys.group(connection.number, tenant, service),
                 kinds={"bronze", "parquet"},
                 tags={"layer": "raw", "service": service},
                 metadata={"endpoint": known.endpoint, "change field": known.change_field},

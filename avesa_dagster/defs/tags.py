@@ -38,5 +38,6 @@ def mode_of(run: dg.DagsterRun) -> Mode:
 
 
 def token_of(run: dg.DagsterRun) -> str:
-    """Equal for a run and its retries."""
-    return run.tags.get(dagster_tags.ROOT_RUN_ID_TAG, run.run_id)
+    """Equal for a run and the retries that resume it. Re-executing all of a run fetches anew."""
+    resumes = {dagster_tags.RESUME_RETRY_TAG, dagster_tags.RETRY_NUMBER_TAG} & set(run.tags)
+    return run.tags[dagster_tags.ROOT_RUN_ID_TAG] if resumes else run.run_id

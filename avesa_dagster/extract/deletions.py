@@ -58,6 +58,6 @@ def reopen_returned(chunk: Chunk, source: Source, shop: Workshop) -> None:
 
 
 def _most(shop: Workshop, alive: int) -> int:
-    """How many records a sweep may close; of a small table, at most half."""
-    few = min(shop.guard.min_deleted_records, alive // 2)
+    """How many records a sweep may close; of a small table, at most half, and always one."""
+    few = min(shop.guard.min_deleted_records, max(1, alive // 2))
     return max(few, int(shop.guard.max_deleted_share * alive))

@@ -12,8 +12,9 @@ from datetime import datetime
 
 import pyarrow as pa
 
+from avesa_dagster.errors import Where
 from avesa_dagster.lake import layout
-from avesa_dagster.lake.database import connect, parquet
+from avesa_dagster.lake.database import connect, explained, parquet
 from avesa_dagster.lake.objects import Objects
 
 _VERSIONS = """
@@ -74,9 +75,10 @@ class Held:
         if not files:
             return
         source = parquet(files)
-        self._db.execute(_VERSIONS.format(source=source))
-        if self._whole:
-            self._db.execute(_LATEST.format(source=source))
+        with explained("raw cannot be read", Where(tenant, service, table)):
+            self._db.execute(_VERSIONS.format(source=source))
+            if self._whole:
+                self._db.execute(_LATEST.format(source=source))
 
     def new(self, rows: pa.Table, unstamped: frozenset[str] = frozenset()) -> pa.Table:
         """The rows that say something new: a version that is not held, other content of one that

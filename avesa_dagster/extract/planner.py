@@ -18,6 +18,7 @@ def plan(
     *,
     upper: datetime,
     sync_from: datetime | None,
+    reached: datetime | None = None,
     chunk_days: int,
     whole: bool,
 ) -> list[Chunk]:
@@ -26,6 +27,8 @@ def plan(
     Args:
         upper: Nothing at or after it is asked for: the present less the service's lag.
         sync_from: For SYNC and FULL: where the windows begin. None: at the requested start.
+        reached: For a request that was planned in part before: the partition in which that plan
+            ended goes on from here.
         chunk_days: About the length of a chunk, in days.
         whole: Master data: one full pull in place of windows.
     """
@@ -35,6 +38,8 @@ def plan(
     chunks = []
     for partition in reversed(request.partitions):
         start = max(partition.start, sync_from) if sync_from else partition.start
+        if reached is not None and partition.start < reached < partition.end:
+            start = max(start, reached)
         end = min(partition.end, upper)
         windows = reversed(list(_split(partition, start, end, chunk_days)))
         chunks += [_chunk(request, partition.key, "window", *window) for window in windows]

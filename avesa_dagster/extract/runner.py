@@ -57,15 +57,15 @@ class Extractor:
     def sync_start(self, connection: TenantService, table: str, now: datetime) -> datetime:
         """Where the next sync of a table begins: the watermark less the overlap.
 
-        Without a watermark: the start of the partition in which the tenant connected; older ones
-        are a backfill's. Not of the open one: a first backfill that was planned before a month's
-        end and a first sync after it would leave a gap between them.
+        Without a watermark: the start of the partition in which the tenant connected last; older
+        ones are a backfill's. Not of the open one: a first backfill that was planned before a
+        month's end and a first sync after it would leave a gap between them.
         """
         service = self.catalog.services[connection.service]
         mark = self.watermarks.get(connection.tenant, connection.service, table)
         if mark is None:
             settings = self.catalog.settings(connection.tenant, connection.service)
-            begun = min(connection.connected_at, now)
+            begun = min(connection.updated_at, now)
             return max(connection.history_start, grain.floor(settings.partitions, begun))
         start = mark.upper - timedelta(seconds=service.overlap_seconds)
         return max(connection.history_start, start)
@@ -114,7 +114,7 @@ class Extractor:
             held.close()
         if runs.failures:
             raise _together(runs.failures, len(chunks))
-        self._advance(request, chunks)
+        self._advance(request, connection, chunks)
         finished = self._ledger_rows(request)
         return Extracted(
             partitions=tuple(_fetched(partition, finished) for partition in request.partitions),
@@ -154,6 +154,11 @@ class Extractor:
         )
         if not missing:
             return planned
+        # What was the present when the others were planned ends within its partition.
+        reached = max((chunk.end for chunk in planned), default=None)
+        if reached is not None and missing[-1].end > reached:
+            open_then = (p for p in request.partitions if p.start < reached < p.end)
+            missing = (*open_then, *missing)
         request = replace(request, partitions=missing)
         service = self.catalog.services[request.service]
         settings = self.catalog.settings(request.tenant, request.service)
@@ -167,6 +172,7 @@ class Extractor:
             request,
             upper=upper,
             sync_from=sync_from,
+            reached=reached,
             chunk_days=settings.chunk_size_days,
             whole=master and request.mode is not Mode.SYNC,
         )
@@ -195,7 +201,9 @@ class Extractor:
             sweeping=request.mode is Mode.FULL,
         )
 
-    def _advance(self, request: Request, chunks: Sequence[Chunk]) -> None:
+    def _advance(
+        self, request: Request, connection: TenantService, chunks: Sequence[Chunk]
+    ) -> None:
         """Moves the watermark if these windows reach the present: the frontier of the lag."""
         reached = [chunk for chunk in chunks if chunk.kind != "sweep"]
         if not reached:
@@ -205,9 +213,11 @@ class Extractor:
             if chunk.end < lower:
                 break  # what lies before this gap does not lead up to the present
             lower = min(lower, chunk.start)
-        if upper >= request.end and request.end <= self.clock():
-            existing = self.watermarks.get(request.tenant, request.service, request.table)
-            if existing is None:
+        if self.watermarks.get(request.tenant, request.service, request.table) is None:
+            # A first mark says that nothing before it is missing since the connection.
+            if lower > self.sync_start(connection, request.table, self.clock()):
+                return
+            if request.end <= self.clock():
                 return
         self.watermarks.advance(
             request.tenant,

@@ -75,6 +75,9 @@ class Objects(Protocol):
         ...
 
 
+_ABANDONED_SECONDS = 24 * 3600
+
+
 class LocalObjects:
     """Objects as files below a folder.
 
@@ -86,6 +89,17 @@ class LocalObjects:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+
+    def clean(self, now: float) -> None:
+        """Removes what killed writers left in staging more than a day ago.
+
+        Args:
+            now: Seconds since the epoch.
+        """
+        for path in (self.root / self._STAGING).glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < now - _ABANDONED_SECONDS:
+                    path.unlink()
 
     def location(self, key: str) -> str:
         return str(self._path(key))

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import requests
 import requests.adapters
 import stamina
+import urllib3
 from requests import exceptions as rx
 
 from avesa_dagster.errors import (
@@ -184,7 +185,7 @@ class Http:
                     f"{urlsplit(url).netloc!r} cannot be asked: the address is not valid",
                     where=self._where,
                 ) from None
-            except rx.RequestException as error:
+            except (rx.RequestException, urllib3.exceptions.HTTPError) as error:
                 raise RetriableError(
                     f"{_host(url)} did not answer: {_cause(error)}",
                     where=self._where,
@@ -199,7 +200,8 @@ class Http:
         deadline = time.monotonic() + LONGEST_ANSWER
         parts = []
         with answer:
-            for part in answer.iter_content(_PART):
+            # read1 returns what has come; a fixed number of bytes would be waited for.
+            while part := answer.raw.read1(_PART, decode_content=True):
                 parts.append(part)
                 if time.monotonic() > deadline:
                     raise RetriableError(

@@ -49,7 +49,8 @@ def history(objects: LocalObjects, rows: History) -> str:
             pa.table(
                 {
                     "source_service": ["connectwise"] * len(rows),
-                    "id": [row[0] for row in rows],
+                    "source_table": ["service/tickets"] * len(rows),
+                    "record_id": [row[0] for row in rows],
                     "effective_start_date": pa.array([at(row[1]) for row in rows], times),
                     "effective_end_date": pa.array([at(row[2]) for row in rows], times),
                     "effective_end_origin": pa.array([row[3] for row in rows], pa.string()),

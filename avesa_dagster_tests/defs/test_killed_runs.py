@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -57,7 +58,7 @@ def test_a_killed_worker_is_retried_resumes_and_nothing_is_lost_or_doubled(
                     process = processes.worker_of(instance, run)
                 if process is not None:
                     time.sleep(0.4 * len(killed))
-                    process.send_signal(signal.SIGKILL)
+                    os.kill(process.pid, signal.SIGKILL)
                     killed.add(root)
                     return True
             return False

@@ -99,7 +99,7 @@ def test_the_hourly_sync_asks_for_the_open_partition_of_every_connected_tenant(
     for tenant in ("acme", "globex", "gone"):
         house.connect(tenant, simulator)
     house.installation.disconnect("gone", "connectwise")
-    hourly, daily = live_sync_schedules()
+    hourly, daily = live_sync_schedules(read_snapshot(house.settings.snapshot))
     context = dg.build_schedule_context(
         scheduled_execution_time=datetime.now(UTC), resources={"avesa": avesa}
     )
