@@ -61,6 +61,7 @@ class Installation:
 
     @cached_property
     def control(self) -> SqliteControl:
+        self.settings.make_home()
         return SqliteControl(self.settings.control / "control.db")
 
     @cached_property
@@ -146,7 +147,6 @@ class Installation:
         """
         checked("tenant", tenant)
         module = source_module(service)
-        self.settings.make_home()
         known = self.catalog.services[service]
         module.check(values, Where(tenant, service))
         for table in tables:
@@ -192,7 +192,6 @@ class Installation:
 
     def refresh_snapshot(self) -> None:
         """Writes what the registry says now to where definitions read it."""
-        self.settings.make_home()
         with exclusive(self.settings.snapshot):
             write_snapshot(self.settings.snapshot, self.control.registry.all())
 

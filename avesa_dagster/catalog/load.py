@@ -74,7 +74,7 @@ def _named(path: Path, model: type[M], key: str) -> M:
 
 def _read(path: Path, model: type[M]) -> M:
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = json.loads(path.read_text("utf-8"), object_pairs_hook=_once)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -85,6 +85,16 @@ def _read(path: Path, model: type[M]) -> M:
         return model.model_validate(document)
     except ValidationError as error:
         raise ConfigurationError(_explain(path, document, model, error)) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; JSON would take the last of two equal keys without a word."""
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"an object has a key twice: {', '.join(twice)}")
+    return document
 
 
 def _explain(path: Path, document: object, model: type[BaseModel], error: ValidationError) -> str:

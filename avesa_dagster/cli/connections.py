@@ -153,7 +153,7 @@ def _credentials(service: str, file: str | None) -> dict[str, object]:
             for name in fields
         }
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
+        text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is no UTF-8"
         raise ConfigurationError(f"the credentials file {file}: {reason}") from None

@@ -95,13 +95,18 @@ def dagster(
     """Webserver and daemon as one child process; ended with the block, also by SIGTERM."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     home = prepare(settings.dagster_home)
-    with processes.instance_in(home) as instance:
-        processes.fail_dead_runs(instance, at_start=True)
-    process = processes.start(settings, port=port, host=host, quiet=quiet)
-    try:
-        yield process
-    finally:
-        processes.stop(process)
+    if not processes.is_free(port):
+        raise ConfigurationError(
+            f"port {port} is taken", hint="give another one: --port 3333, or make dev PORT=3333"
+        )
+    with processes.sole_daemon(home):
+        with processes.instance_in(home) as instance:
+            processes.fail_dead_runs(instance, at_start=True)
+        process = processes.start(settings, port=port, host=host, quiet=quiet)
+        try:
+            yield process
+        finally:
+            processes.stop(process)
 
 
 @contextmanager
@@ -124,7 +129,8 @@ def _keep_off_real_tenants(installation: Installation) -> None:
         raise ConfigurationError(
             f"{installation.settings.home} has a tenant {TENANT} of its own, which the demo would "
             "connect to a simulated service",
-            hint="give the demo another folder: AVESA_HOME=… avesa demo",
+            hint="give the demo another folder: AVESA_HOME=… avesa demo (a demo's own folder "
+            f"holds {_notes(installation.settings).name})",
         )
 
 

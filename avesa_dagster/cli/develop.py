@@ -29,6 +29,9 @@ def simulate(arguments: tuple[str, ...]) -> None:
     """
     from avesa_dagster.sandbox.__main__ import main
 
+    if not arguments or arguments[0] in ("-h", "--help"):
+        click.echo(click.get_current_context().get_help())
+        raise click.exceptions.Exit(0)
     raise click.exceptions.Exit(main(list(arguments)))
 
 
@@ -66,8 +69,8 @@ def dev(port: int, host: str) -> None:
 
     settings = Settings.from_environment()
     with (
-        demonstration.simulator_of(Installation(settings)) as simulated,
         demonstration.dagster(settings, port=port, host=host, quiet=False) as process,
+        demonstration.simulator_of(Installation(settings)) as simulated,
     ):
         if simulated:
             click.echo(f"The demo's simulated service: {simulated}")

@@ -14,6 +14,9 @@ from rich.table import Table
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
+_NARROW = 4
+"""So few columns are a table however wide they are."""
+
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
@@ -33,8 +36,17 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
 
 
 def print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Rows of a query as a table."""
-    print_table(columns, [[record[name] for name in columns] for record in records])
+    """Rows of a query: as a table, or, if that is too wide, a line a field."""
+    cells = [[_cell(record[name]) for name in columns] for record in records]
+    widths = [max(map(len, column)) + 2 for column in zip(columns, *cells, strict=True)]
+    if sum(widths) <= console.width or len(columns) <= _NARROW:
+        print_table(columns, [[record[name] for name in columns] for record in records])
+        return
+    longest = max(map(len, columns))
+    for number, row in enumerate(cells, 1):
+        console.print(f"[dim]─── {number} ───[/dim]")
+        for name, text in zip(columns, row, strict=True):
+            console.print(f"{name:<{longest}}  {text}", overflow="fold")
 
 
 def _cell(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
@@ -9,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +20,7 @@ import dagster as dg
 import psutil
 
 from avesa_dagster.defs import tags
-from avesa_dagster.errors import RetriableError
+from avesa_dagster.errors import ConfigurationError, RetriableError
 from avesa_dagster.settings import Settings
 
 _STARTUP_SECONDS = 120
@@ -55,6 +57,24 @@ def free_port() -> int:
         return port
 
 
+@contextmanager
+def sole_daemon(dagster_home: Path) -> Iterator[None]:
+    """One daemon an installation: two would evaluate every sensor and schedule twice.
+
+    Raises:
+        ConfigurationError: Another `avesa dev` or `avesa demo` runs on it.
+    """
+    with (dagster_home / ".daemon.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"an `avesa dev` or `avesa demo` runs on {dagster_home.parent} already",
+                hint="stop it, or give this one another AVESA_HOME",
+            ) from None
+        yield
+
+
 def is_free(port: int) -> bool:
     """Whether nobody listens on a port of the loopback interface."""
     with socket.socket() as probe:
@@ -82,7 +102,7 @@ def start(
     }
     command = [
         sys.executable, "-m", "dagster", "dev", "--host", host, "--port", str(port),
-        "--workspace", str(settings.dagster_home / "workspace.yaml"),
+        "--log-level", "warning", "--workspace", str(settings.dagster_home / "workspace.yaml"),
     ]  # fmt: skip
     with log.open("ab") if quiet else Path(os.devnull).open("wb") as sink:
         process = subprocess.Popen(

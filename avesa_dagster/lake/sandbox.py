@@ -87,7 +87,10 @@ def _explained(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.Stat
 
 
 def _failed(error: duckdb.Error, where: Where) -> ConfigurationError:
-    return ConfigurationError(f"the query fails: {first_line(error)}", where=where)
+    hint = None
+    if isinstance(error, duckdb.CatalogException):
+        hint = '"show tables" lists what can be asked; a table without a mapping is raw only'
+    return ConfigurationError(f"the query fails: {first_line(error)}", where=where, hint=hint)
 
 
 def _name(kind: object) -> str:

@@ -25,7 +25,7 @@ _PARENT_CHECK_SECONDS = 0.5
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m avesa_dagster.sandbox", description=__doc__)
+    parser = argparse.ArgumentParser(prog="avesa simulate", description=__doc__)
     services = parser.add_subparsers(dest="service", required=True)
     connectwise = services.add_parser("connectwise", help="a ConnectWise PSA service")
     connectwise.add_argument("--host", default="127.0.0.1")

@@ -36,6 +36,9 @@ from avesa_dagster.errors import (
 from avesa_dagster.sources.base import Cancelled, Clock
 from avesa_dagster.sources.budget import Budget
 
+# A retry that helped is nobody's business; one that did not is in the error.
+stamina.instrumentation.set_on_retry_hooks([])
+
 T = TypeVar("T")
 _RETRIED = {408, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 _DEFAULT_PAUSE = 15.0

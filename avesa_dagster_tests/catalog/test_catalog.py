@@ -157,6 +157,13 @@ def test_a_file_that_is_no_json_is_named(mappings: Path) -> None:
         load_catalog(mappings)
 
 
+def test_a_key_that_stands_twice_is_named(mappings: Path) -> None:
+    file = mappings / "services/connectwise.json"
+    file.write_text(file.read_text().replace('"tables": {', '"tables": {"tickets": {},', 1))
+    with pytest.raises(ConfigurationError, match=r"connectwise\.json.* key twice: tickets"):
+        load_catalog(mappings)
+
+
 def test_a_folder_without_mappings_says_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="AVESA_MAPPINGS"):
         load_catalog(tmp_path)

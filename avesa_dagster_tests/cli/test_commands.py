@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +238,45 @@ def test_simulate_prints_where_it_listens() -> None:
         assert process.wait(10) == 0
     assert said["url"].startswith("http://127.0.0.1:")
     assert set(said["credentials"]) == set(CREDENTIALS)
+
+
+def test_connecting_again_keeps_tables_and_budget_unless_told_otherwise(
+    house: House, simulator: Simulator
+) -> None:
+    chosen = ("--table", "tickets", "--table", "members", "--requests-per-minute", "77")
+    connect(house, simulator.credentials, *chosen)
+    again = json.loads(connect(house, simulator.credentials, "--json").stdout)
+    assert (sorted(again["tables"]), again["requests_per_minute"]) == (["members", "tickets"], 77)
+    assert again["generation"] == 2
+    fewer = connect(house, simulator.credentials, "--table", "tickets")
+    assert "No longer synced" in fewer.stdout and "members" in fewer.stdout
+
+
+def test_the_command_that_connect_prints_works(house: House, simulator: Simulator) -> None:
+    said = connect(house, simulator.credentials, "--lookback-days", "40", tenant="acme-eu").stdout
+    (command,) = [line for line in said.splitlines() if "dagster asset materialize" in line]
+    words = shlex.split(command[command.index("dagster asset") :])
+    run = house.run(*words)
+    assert run.returncode == 0, run.stderr
+    assert "acme-eu connectwise tickets" in run.stderr
+
+
+def test_only_its_owner_may_look_into_an_installation(house: House, simulator: Simulator) -> None:
+    run = house.run_raw(
+        "avesa", "connect", "acme", "connectwise", "--credentials", "-",
+        stdin=json.dumps(simulator.credentials),
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert house.home.stat().st_mode & 0o077 == 0
+
+
+def test_coverage_shows_what_no_sync_fetched(house: House, simulator: Simulator) -> None:
+    house.connect("acme", simulator, days=200)
+    installation = house.installation
+    long_ago = installation.clock() - timedelta(days=70)
+    installation.control.watermarks.advance(
+        "acme", "connectwise", "tickets", lower=long_ago, upper=long_ago, now=long_ago
+    )
+    coverage = json.loads(house.run("avesa", "coverage", "acme", "--json").stdout)
+    tickets = [item for item in coverage if item["table"] == "tickets"]
+    assert all(item["share"] == 0.0 and item["holes"] for item in tickets)

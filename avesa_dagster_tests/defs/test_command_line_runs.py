@@ -5,10 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
+from avesa_dagster.defs import processes
+from avesa_dagster.defs.homes import prepare
+from avesa_dagster.defs.processes import instance_in
 from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster_tests.defs.conftest import House
 
@@ -139,3 +146,35 @@ def test_a_corrupt_control_database_is_named(house: House, simulator: Simulator)
     assert run.returncode == 1
     assert str(database) in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_sync_that_was_killed_blocks_no_later_one(house: House, own_simulator: Simulator) -> None:
+    house.connect("acme", own_simulator)
+    own_simulator.control("latency", latency_ms=1500)
+    program = Path(sys.executable).parent / "avesa"
+    prepare(house.settings.dagster_home)
+    with subprocess.Popen(
+        [program, "sync", "acme"], env=house.environment, stdout=subprocess.DEVNULL
+    ) as process:
+        wait_for_started(house)
+        process.kill()
+    own_simulator.control("latency", latency_ms=0)
+    with instance_in(house.settings.dagster_home) as instance:
+        (dead,) = instance.get_runs()
+        assert dead.status is dg.DagsterRunStatus.STARTED
+        assert "avesa/lane" not in dead.tags
+    assert house.run("avesa", "sync", "acme").returncode == 0
+    with instance_in(house.settings.dagster_home) as instance:
+        found = instance.get_run_by_id(dead.run_id)
+        assert found and found.status is dg.DagsterRunStatus.FAILURE
+
+
+def wait_for_started(house: House) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with instance_in(house.settings.dagster_home) as instance:
+            runs = instance.get_runs()
+            if runs and processes.worker_of(instance, runs[0]):
+                return
+        time.sleep(0.2)
+    raise AssertionError("the sync did not start")

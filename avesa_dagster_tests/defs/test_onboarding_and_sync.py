@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
 
-from avesa_dagster.control.snapshot import read_snapshot
+from avesa_dagster.control.snapshot import read_snapshot, write_snapshot
+from avesa_dagster.definitions import build
 from avesa_dagster.defs import launches, resources
 from avesa_dagster.defs.live_sync import live_sync_schedules
 from avesa_dagster.defs.onboarding import onboarding_sensor
 from avesa_dagster.defs.resources import AvesaResource
+from avesa_dagster.defs.tags import token_of
 from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster_tests.defs.conftest import House
 
@@ -134,3 +138,55 @@ def test_after_a_months_end_the_sync_takes_the_closed_month_along(
         installation.extractor, connection, after, full=False, name="n"
     )
     assert (launch.tags[START], launch.tags[END]) == ("2026-10-01", "2026-11-01")
+
+
+def test_a_tenant_that_is_not_loaded_yet_keeps_no_other_from_its_sync(
+    house: House, avesa: AvesaResource, simulator: Simulator
+) -> None:
+    house.connect("globex", simulator)
+    hourly, _ = live_sync_schedules(read_snapshot(house.settings.snapshot))
+    house.connect("acme", simulator)
+    context = dg.build_schedule_context(
+        scheduled_execution_time=datetime.now(UTC), resources={"avesa": avesa}
+    )
+    requests = hourly.evaluate_tick(context).run_requests or []
+    assert [request.tags["avesa/tenant"] for request in requests] == ["globex"]
+
+
+def test_a_table_that_left_the_mappings_takes_only_itself_along(
+    house: House, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.connect("acme", simulator)
+    rows = read_snapshot(house.settings.snapshot)
+    write_snapshot(
+        house.settings.snapshot, [replace(row, tables=(*row.tables, "gone")) for row in rows]
+    )
+    keys = build(house.settings).resolve_asset_graph().get_all_asset_keys()
+    assert dg.AssetKey(["acme", "raw", "connectwise", "tickets"]) in keys
+    assert "no longer describe gone" in caplog.text
+
+
+def test_a_registry_that_was_begun_anew_is_onboarded_anew(
+    house: House, avesa: AvesaResource, simulator: Simulator
+) -> None:
+    house.connect("acme", simulator)
+    first = tick(house, avesa)
+    assert isinstance(first, dg.SensorResult)
+    resources.installation_of_this_process.cache_clear()
+    for file in house.settings.control.glob("control.db*"):
+        file.unlink()
+    time.sleep(1.1)  # connections are told apart by the second
+    house.connect("acme", simulator)
+    assert isinstance(tick(house, avesa, first.cursor), dg.SensorResult)
+
+
+def run_with(tags: dict[str, str]) -> dg.DagsterRun:
+    return dg.DagsterRun(job_name="__ASSET_JOB", run_id="own", tags=tags)
+
+
+def test_only_a_run_that_resumes_has_the_token_of_its_root() -> None:
+    assert token_of(run_with({})) == "own"
+    root = {"dagster/root_run_id": "root"}
+    assert token_of(run_with(root)) == "own", "re-executing everything fetches anew"
+    assert token_of(run_with({**root, "dagster/retry_number": "1"})) == "root"
+    assert token_of(run_with({**root, "dagster/is_resume_retry": "true"})) == "root"

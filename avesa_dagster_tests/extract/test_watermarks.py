@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from avesa_dagster.errors import FatalError
 from avesa_dagster.extract.request import Mode, Progress
 from avesa_dagster.extract.runner import Extractor
 
@@ -199,3 +200,29 @@ def test_a_watermark_never_passes_a_failed_windows_retry(new_bench: NewBench) ->
     mark = bench.watermark("tickets")
     assert mark is not None and (bench.clock() - mark).total_seconds() > 4000
     assert_settled(bench)
+
+
+def test_a_retry_after_a_months_end_goes_on_where_the_first_attempt_ended(
+    new_bench: NewBench,
+) -> None:
+    bench = new_bench(parallel=1, now=datetime(2026, 2, 28, 23, 59, 20, tzinfo=UTC))
+    bench.advance(20)
+    bench.control("mutate", table="tickets", count=6)
+    bench.set_time(datetime(2026, 3, 1, 0, 0, 30, tzinfo=UTC))
+    request = bench.request("tickets", token="root")
+    bench.control("hostility", faults=[{"kind": "status", "status": 400, "at": [3]}])
+    with pytest.raises(FatalError):
+        bench.run(request)
+    bench.control("hostility")
+    bench.set_time(datetime(2026, 3, 1, 0, 20, tzinfo=UTC))
+    bench.run(request)
+    bench.advance(3600)
+    bench.extract("tickets", Mode.SYNC)
+    assert_equals_truth(bench, "tickets")
+
+
+def test_the_only_record_of_a_table_may_be_deleted(new_bench: NewBench) -> None:
+    bench = new_bench(companies=1)
+    bench.extract("companies")
+    bench.control("delete", table="companies", count=1)
+    assert bench.extract("companies", Mode.FULL).deleted == 1
