@@ -53,15 +53,6 @@ def load_catalog(mappings: Path) -> Catalog:
     return catalog
 
 
-def schemas() -> dict[str, dict[str, Any]]:
-    """JSON Schema of each kind of mappings file, for editors and validators."""
-    return {
-        "service": Service.model_json_schema(),
-        "canonical": CanonicalTable.model_json_schema(),
-        "backfill_config": BackfillConfig.model_json_schema(),
-    }
-
-
 def _named(path: Path, model: type[M], key: str) -> M:
     read = _read(path, model)
     if getattr(read, key) != path.stem:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from avesa_dagster.catalog.load import load_catalog, schemas
+from avesa_dagster.catalog.load import load_catalog
 from avesa_dagster.catalog.models import FieldType, ScdType
+from avesa_dagster.catalog.schemas import schemas
 from avesa_dagster.errors import ConfigurationError
 
 SHIPPED = Path(__file__).parents[2] / "mappings"
@@ -169,6 +170,16 @@ def test_a_folder_without_mappings_says_what_to_set(tmp_path: Path) -> None:
         load_catalog(tmp_path)
 
 
-def test_each_kind_of_file_has_a_json_schema() -> None:
-    assert set(schemas()) == {"service", "canonical", "backfill_config"}
-    assert schemas()["service"]["additionalProperties"] is False
+def test_the_schemas_that_ship_are_those_of_the_models() -> None:
+    shipped = {path.name: path.read_text() for path in (SHIPPED / "schema").glob("*.json")}
+    assert shipped == schemas(), "write them anew: python -m avesa_dagster.catalog.schemas"
+
+
+def test_every_file_names_its_schema() -> None:
+    for path in [
+        *SHIPPED.glob("*.json"),
+        *SHIPPED.glob("services/*"),
+        *SHIPPED.glob("canonical/*"),
+    ]:
+        schema = json.loads(path.read_text())["$schema"]
+        assert (path.parent / schema).exists(), path
