@@ -90,7 +90,8 @@ def _fetch_full(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> 
     chunk = shop.ledger.restart(chunk, now=shop.clock())
     counted = 0
     rejected: list[Rejected] = []
-    for segment in segments(source, chunk.table, _whole(source, chunk.table)):
+    span, doubt = _whole(source, chunk.table)
+    for segment in segments(source, chunk.table, span):
         counted += segment.count
         pages, ahead = raw.future_records(segment.pages, shop.clock())
         rejected += [*_rejected(segment), *ahead]
@@ -105,6 +106,8 @@ def _fetch_full(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> 
             stored += part.num_rows
         chunk = _checkpoint(chunk, segment, stored, keys, shop, spent)
     _refuse(rejected, chunk, shop.partitions[-1].key, shop)
+    if doubt:
+        raise doubt
     swept = close_missing(chunk, source, shop) if shop.sweeping else Swept()
     chunk = shop.ledger.complete(
         chunk, source_count=counted, requests=spent.take(), now=shop.clock()
@@ -112,26 +115,31 @@ def _fetch_full(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> 
     return chunk, swept
 
 
-def _whole(source: Source, table: str) -> Span:
+def _whole(source: Source, table: str) -> tuple[Span, DataError | None]:
     """All records of a table that there are now; what is created later belongs to a later fetch.
 
-    Raises:
-        DataError: The service names a newest record and counts others after it, again and again.
+    Returns:
+        The span, and, if the service says of its newest record what cannot be true, the error to
+        raise once everything that it lists is stored: without a sure bound, what is created
+        meanwhile would make up in the counts for what a page lacks.
     """
-    newest = source.newest_id(table)
-    if newest is None:  # proven by the count of the reading
-        return Span()
+    newest: str | None = None
     for _ in range(_TRIES):
+        newest = newest or source.newest_id(table)
+        if newest is None:
+            if source.count(table, Span()) == 0:
+                return Span(), None
+            continue
         beyond = source.count(table, Span(after=newest))
         if beyond == 0:
-            return Span(upto=newest)
+            return Span(upto=newest), None
         # Created meanwhile, or kept back? A newer id that takes all of them in tells.
         newer = source.newest_id(table)
         if newer and source.count(table, Span(after=newest, upto=newer)) >= beyond:
-            return Span(upto=newer)
-    raise DataError(
-        f"the service counts records of {table} after {newest}, which it calls the newest",
-        hint="run it again; if it stays so, it does not obey orderBy",
+            return Span(upto=newer), None
+    return Span(), DataError(
+        f"the service counts records of {table} after {newest or 'none'}, which it says is newest",
+        hint="what it lists is stored. Run it again; if it stays so, it does not obey orderBy",
     )
 
 
@@ -139,12 +147,14 @@ def _sweep(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> tuple
     """Lists every id of the table, closes the records that are gone and reopens the returned."""
     chunk = shop.ledger.restart(chunk, now=shop.clock())
     counted = 0
-    span = _whole(source, chunk.table)
+    span, doubt = _whole(source, chunk.table)
     for segment in segments(source, chunk.table, span, ids_only=True):
         counted += segment.count
         if rejected := _rejected(segment):
             raise DataError(f"a record in a list of ids: {rejected[0].reason}")
         shop.held.note_listed(r.record_id for page in segment.pages for r in page.records)
+    if doubt:
+        raise doubt
     reopen_returned(chunk, source, shop)
     swept = close_missing(chunk, source, shop)
     chunk = shop.ledger.complete(

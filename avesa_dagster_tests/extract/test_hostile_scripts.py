@@ -206,3 +206,10 @@ def test_a_hostile_script_ends_in_the_truth_or_in_a_failure_that_says_where(
 def test_both_outcomes_occurred() -> None:
     assert _outcomes["succeeded"] and _outcomes["failed and said so"], _outcomes
     print(f"\nhostile extractions: {dict(_outcomes)}")
+
+
+@pytest.mark.parametrize("seed", [60, 20328])
+def test_scripts_that_once_lost_a_record_quietly(
+    simulator: Simulator, tmp_path: Path, seed: int
+) -> None:
+    run_script(simulator, tmp_path / str(seed), seed)
