@@ -180,11 +180,8 @@ def _follow(installation: Installation, connection: TenantService) -> list[str]:
                     f"{task.description} {task.percentage:.0f} %" for task in progress.tasks
                 )
                 console.print(f"  {said - began:3.0f} s: {far}")
-            outcome = processes.outcome_of(
-                installation.settings.dagster_home,
-                TENANT,
-                connection.connected_at if connection.generation == 1 else connection.updated_at,
-            )
+            home = installation.settings.dagster_home
+            outcome = processes.outcome_of(home, TENANT, connection.updated_at)
             if outcome.failures or (outcome.ended and outcome.launched):
                 return list(outcome.failures)
             if time.monotonic() > deadline:

@@ -22,35 +22,47 @@ def live_sync_schedules(rows: Sequence[TenantService]) -> list[dg.ScheduleDefini
             they hold. A tenant that connected since is synced once it is loaded.
     """
     loaded = {(row.tenant, row.service): row for row in rows}
+    return [
+        _schedule(
+            "live_sync_hourly",
+            "5 * * * *",
+            "Every connected tenant service, from its watermark less the overlap to now less the "
+            "lag. After a month's end the closed month is finished off.",
+            loaded,
+            full=False,
+        ),
+        _schedule(
+            "full_sync_daily",
+            "0 2 * * *",
+            "As the hourly sync, with master data pulled whole and deletions found.",
+            loaded,
+            full=True,
+        ),
+    ]
 
+
+def _schedule(
+    name: str,
+    cron: str,
+    description: str,
+    loaded: Mapping[tuple[str, str], TenantService],
+    *,
+    full: bool,
+) -> dg.ScheduleDefinition:
     @dg.schedule(
-        name="live_sync_hourly",
-        cron_schedule="5 * * * *",
+        name=name,
+        cron_schedule=cron,
         job_name=_ALL_ASSETS,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Every connected tenant service, from its watermark less the overlap to now "
-        "less the lag. After a month's end the closed month is finished off.",
+        description=description,
     )
-    def hourly(
+    def sync(
         context: dg.ScheduleEvaluationContext, avesa: AvesaResource
     ) -> Iterator[dg.RunRequest]:
-        yield from _requests(context, avesa, loaded, full=False)
+        yield from _requests(context, avesa, loaded, full=full)
 
-    @dg.schedule(
-        name="full_sync_daily",
-        cron_schedule="0 2 * * *",
-        job_name=_ALL_ASSETS,
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="As the hourly sync, with master data pulled whole and deletions found.",
-    )
-    def daily(
-        context: dg.ScheduleEvaluationContext, avesa: AvesaResource
-    ) -> Iterator[dg.RunRequest]:
-        yield from _requests(context, avesa, loaded, full=True)
-
-    return [hourly, daily]
+    return sync
 
 
 def _requests(
