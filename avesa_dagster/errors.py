@@ -105,8 +105,20 @@ class RetriableError(AvesaError):
         self.retry_after = retry_after
 
 
+class TimedOut(RetriableError):
+    """The service took too long; asking for less may help."""
+
+
+class Suspended(RetriableError):
+    """The breaker of this tenant's service is open: nothing was asked."""
+
+
 class DataError(AvesaError):
     """What the service sent cannot be taken as the truth: counts, windows or records disagree."""
+
+
+class RecordsRejected(DataError):
+    """Records that cannot be stored as they are; they lie beside the raw objects."""
 
 
 class MassDeletionSuspected(DataError):

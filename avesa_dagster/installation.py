@@ -62,7 +62,9 @@ class Installation:
     @cached_property
     def control(self) -> SqliteControl:
         self.settings.make_home()
-        return SqliteControl(self.settings.control / "control.db")
+        return SqliteControl(
+            self.settings.control / "control.db", breaker=self.catalog.backfill.breaker
+        )
 
     @cached_property
     def secrets(self) -> FileSecrets:
@@ -79,6 +81,7 @@ class Installation:
             registry=self.control.registry,
             watermarks=self.control.watermarks,
             ledger=self.control.ledger,
+            breakers=self.control.breakers,
             objects=self.objects,
             open_source=self.open_source,
             clock=self.clock,

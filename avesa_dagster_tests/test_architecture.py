@@ -13,7 +13,8 @@ import avesa_dagster
 PACKAGE = Path(avesa_dagster.__file__).parent
 ORDER = (
     "errors", "names", "settings", "catalog", "control.base", "sources.base", "control",
-    "sources", "lake", "extract", "canonical", "lake.reader", "installation", "sandbox", "defs",
+    "sources", "lake", "extract", "canonical", "lake.reader", "backfill", "watch", "installation",
+    "sandbox", "defs",
     "definitions", "cli",
 )  # fmt: skip
 DAGSTER_FACES = ("defs", "definitions")

@@ -7,6 +7,8 @@ a file is an error that names file, path and the allowed values (see `catalog.lo
 from __future__ import annotations
 
 import re
+import zoneinfo
+from datetime import time
 from enum import StrEnum
 from typing import Annotated
 
@@ -29,7 +31,18 @@ def _path(value: str) -> str:
     return value
 
 
+def _zone(value: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(
+            f"there is no time zone {value!r}; write one like Europe/Berlin or UTC"
+        ) from None
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
+Zone = Annotated[str, AfterValidator(_zone)]
 Path = Annotated[str, AfterValidator(_path)]
 
 
@@ -173,21 +186,139 @@ class BackfillSettings(Model):
         chunk_size_days: Length of a chunk; a partition is split into about that.
         partitions: Grain of the partitions.
         requests_per_minute: The budget of one tenant credential.
+        live_reserve: Share of the budget that backfills leave to the live sync.
         parallel_chunks: Chunks that one run fetches at once.
+        max_chunk_records: A window with more is halved, as long as it can be.
+        timezone: Of the tenant, for the off-peak window.
     """
 
     lookback_days: int = Field(ge=1, le=36_500)
-    chunk_size_days: int = Field(ge=1)
+    chunk_size_days: int = Field(ge=1, le=366)
     partitions: Grain
     requests_per_minute: int = Field(ge=1)
+    live_reserve: float = Field(default=0.1, ge=0, le=0.9)
     parallel_chunks: int = Field(ge=1, le=64)
+    max_chunk_records: int = Field(default=50_000, ge=100)
+    timezone: Zone = "UTC"
 
 
 class TenantOverrides(Model):
     lookback_days: int | None = Field(default=None, ge=1, le=36_500)
-    chunk_size_days: int | None = Field(default=None, ge=1)
+    chunk_size_days: int | None = Field(default=None, ge=1, le=366)
     requests_per_minute: int | None = Field(default=None, ge=1)
+    live_reserve: float | None = Field(default=None, ge=0, le=0.9)
     parallel_chunks: int | None = Field(default=None, ge=1, le=64)
+    max_chunk_records: int | None = Field(default=None, ge=100)
+    timezone: Zone | None = None
+
+
+class OffPeak(Model):
+    """Hours of the tenant's day in which deep history is fetched; may reach over midnight."""
+
+    start: time
+    end: time
+
+    @model_validator(mode="after")
+    def _some_hours(self) -> OffPeak:
+        if self.start == self.end:
+            raise ValueError("start and end are the same time, which leaves no hours at all")
+        return self
+
+    def holds(self, moment: time) -> bool:
+        """Whether the time of day is in [start, end)."""
+        if self.start < self.end:
+            return self.start <= moment < self.end
+        return moment >= self.start or moment < self.end
+
+
+class Scheduling(Model):
+    """Which backfills run at once, and in what pieces.
+
+    Attributes:
+        max_jobs: Backfill jobs that fetch at once.
+        max_tenants: Tenants whose backfills fetch at once.
+        max_concurrent_runs: Runs at once, the live sync's too; must leave it at least one.
+        piece_partitions: Partitions of deep history in one run.
+        recent_partitions: The newest ones, which are a piece of their own and never wait for the
+            off-peak window.
+        max_hours: A job that takes longer stops and says so.
+        off_peak: When deep history is fetched; None: at any time.
+        keep_finished_days: Finished jobs are removed after so many days.
+    """
+
+    max_jobs: int = Field(default=5, ge=1, le=100)
+    max_tenants: int = Field(default=3, ge=1, le=100)
+    max_concurrent_runs: int = Field(default=8, ge=2, le=200)
+    piece_partitions: int = Field(default=12, ge=1, le=1000)
+    recent_partitions: int = Field(default=2, ge=1, le=100)
+    max_hours: float = Field(default=24, gt=0, le=24 * 31)
+    off_peak: OffPeak | None = None
+    keep_finished_days: float = Field(default=30, gt=0)
+
+    @model_validator(mode="after")
+    def _room_for_live(self) -> Scheduling:
+        if self.max_concurrent_runs <= self.max_jobs:
+            raise ValueError("max_concurrent_runs must exceed max_jobs: the live sync needs room")
+        return self
+
+
+class ChunkRetry(Model):
+    """How often a chunk is tried before it is set aside; each wait doubles, with jitter."""
+
+    attempts: int = Field(default=3, ge=1, le=20)
+    first_wait_seconds: float = Field(default=2, ge=0)
+    longest_wait_seconds: float = Field(default=60, ge=0)
+
+
+class BreakerSettings(Model):
+    """When a tenant's service is not asked any more.
+
+    Attributes:
+        failures: Failed chunks or probes in a row that open it.
+        wait_seconds: Until the first probe; doubles with each that fails.
+        longest_wait_seconds: At most so long.
+    """
+
+    failures: int = Field(default=5, ge=1)
+    wait_seconds: float = Field(default=60, gt=0)
+    longest_wait_seconds: float = Field(default=3600, gt=0)
+
+
+class Upkeep(Model):
+    """What the sensors do by themselves.
+
+    Attributes:
+        hole_minutes: A window that the live sync should have fetched so long ago is a hole.
+        hole_retry_minutes: After a job that could not fill a hole, the next comes so much later;
+            the wait doubles up to a day.
+        verify_hours: A tenant service is compared with its source so often; 0: never.
+        verify_budget_share: Of the requests per minute, so much at most goes into that.
+        verify_days: It compares so many days, the newest and a moving stretch of the older ones.
+    """
+
+    hole_minutes: float = Field(default=130, gt=0)
+    hole_retry_minutes: float = Field(default=30, gt=0)
+    verify_hours: float = Field(default=24, ge=0)
+    verify_budget_share: float = Field(default=0.05, gt=0, le=1)
+    verify_days: int = Field(default=62, ge=1)
+
+
+class AlertSettings(Model):
+    """What is worth telling somebody.
+
+    Attributes:
+        failed_chunks: The newest chunks of a job failed, so many in a row.
+        job_hours: A job takes longer.
+        completion_share: A job ended with a smaller share of its chunks completed.
+        fresh_minutes: A table of a connected service was not synced for longer: a warning.
+        stale_hours: The same, for so long that it is an error.
+    """
+
+    failed_chunks: int = Field(default=3, ge=1, le=1000)
+    job_hours: float = Field(default=20, gt=0)
+    completion_share: float = Field(default=0.9, ge=0, le=1)
+    fresh_minutes: float = Field(default=180, gt=0)
+    stale_hours: float = Field(default=26, gt=0)
 
 
 class SweepGuard(Model):
@@ -203,6 +334,11 @@ class BackfillConfig(Model):
     services: dict[Name, BackfillSettings]
     tenants: dict[Name, dict[Name, TenantOverrides]] = {}
     sweep: SweepGuard
+    scheduling: Scheduling = Scheduling()
+    retry: ChunkRetry = ChunkRetry()
+    breaker: BreakerSettings = BreakerSettings()
+    upkeep: Upkeep = Upkeep()
+    alerts: AlertSettings = AlertSettings()
 
 
 class Catalog(Model):

@@ -169,6 +169,25 @@ class Covered:
     source_count: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class TableSummary:
+    """What the chunks of one token and table came to.
+
+    Attributes:
+        chunks: All of them, sweeps too.
+        completed, failed: How many of them.
+        reached: Start of the earliest and end of the latest window planned.
+    """
+
+    table: str
+    chunks: int
+    completed: int
+    failed: int
+    rows: int
+    requests: int
+    reached: tuple[datetime, datetime]
+
+
 class Ledger(Protocol):
     """ChunkProgress, keyed by (token, tenant, service, table, chunk_id)."""
 
@@ -181,6 +200,17 @@ class Ledger(Protocol):
 
     def rows(self, token: str, tenant: str, service: str, table: str) -> list[Chunk]:
         """All rows of one token and table, newest window first."""
+        ...
+
+    def summary(self, token: str, tenant: str, service: str) -> list[TableSummary]:
+        """What the chunks of one token came to, a row a table, ordered by table."""
+        ...
+
+    def split(self, chunk: Chunk, parts: Sequence[Chunk], *, now: datetime) -> list[Chunk]:
+        """Replaces a chunk that has no progress by its parts, atomically; their requests begin
+        with the chunk's, in the first. Returns the stored parts, or, if the chunk is gone, done or
+        under way by now, none.
+        """
         ...
 
     def begin(self, chunk: Chunk, *, now: datetime) -> Chunk:
@@ -225,6 +255,12 @@ class Ledger(Protocol):
         self, tenant: str, service: str | None = None, table: str | None = None
     ) -> list[Covered]:
         """Every completed chunk, ordered by (table, start, as_of)."""
+        ...
+
+    def stretches(self, tenant: str, service: str, table: str) -> list[tuple[datetime, datetime]]:
+        """What the completed windows and full pulls cover together: disjoint half-open stretches,
+        oldest first, none touching the next; sweeps cover nothing. The same as
+        `coverage.union(covered(...))`, without the rows."""
         ...
 
     def objects(self, tenant: str, service: str, table: str, partition: str) -> list[str]:

@@ -60,7 +60,8 @@ class Database:
     Args:
         path: The file. Missing folders are made.
         schema: Statements that create version 1, run once in one transaction.
-        version: The version that this code writes.
+        upgrades: Statements that lead from each version to the next, from version 1 on; each step
+            is one transaction. The file's version is then one more than there are steps.
         durable: True: a commit survives SIGKILL and power loss (synchronous=FULL, one fsync a
             commit; in WAL mode NORMAL may lose the newest commits with the power). False: it
             survives SIGKILL only.
@@ -76,7 +77,7 @@ class Database:
         path: Path,
         *,
         schema: Sequence[str],
-        version: int = 1,
+        upgrades: Sequence[Sequence[str]] = (),
         durable: bool = True,
         busy_seconds: float = 30.0,
     ) -> None:
@@ -93,7 +94,7 @@ class Database:
                 f"cannot make the folder {path.parent}: {error.strerror}",
                 hint="check the path and its permissions; nothing was written",
             ) from error
-        self._prepare(schema, version)
+        self._prepare((schema, *upgrades))
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -119,31 +120,37 @@ class Database:
         for connection in connections:
             connection.close()
 
-    def _prepare(self, schema: Sequence[str], version: int) -> None:
+    def _prepare(self, steps: Sequence[Sequence[str]]) -> None:
         with self.read() as connection:
             found = self._version(connection)
-        if found is None:
+        while found < len(steps):
             with self.write() as connection:
                 found = self._version(connection)
-                if found is None:
-                    for statement in schema:
-                        connection.execute(statement)
-                    connection.execute("CREATE TABLE SchemaVersion (version INTEGER NOT NULL)")
-                    connection.execute("INSERT INTO SchemaVersion VALUES (?)", (version,))
-                    found = version
-        if found > version:
+                if found < len(steps):
+                    self._step(connection, found, steps[found])
+                    found += 1
+        if found > len(steps):
             self.close()
             raise StoreError(
-                f"{self.path} has schema version {found}, this AVESA knows up to {version}",
+                f"{self.path} has schema version {found}, this AVESA knows up to {len(steps)}",
                 hint="update AVESA on this machine; the file was left as it is",
             )
 
-    def _version(self, connection: sqlite3.Connection) -> int | None:
+    def _step(self, connection: sqlite3.Connection, found: int, statements: Sequence[str]) -> None:
+        for statement in statements:
+            connection.execute(statement)
+        if found == 0:
+            connection.execute("CREATE TABLE SchemaVersion (version INTEGER NOT NULL)")
+            connection.execute("INSERT INTO SchemaVersion VALUES (1)")
+        else:
+            connection.execute("UPDATE SchemaVersion SET version = ?", (found + 1,))
+
+    def _version(self, connection: sqlite3.Connection) -> int:
         named = connection.execute(
             "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'SchemaVersion'"
         ).fetchone()
         if named is None:
-            return None
+            return 0
         row = connection.execute("SELECT max(version) FROM SchemaVersion").fetchone()
         if row[0] is None:
             raise CorruptDatabase(

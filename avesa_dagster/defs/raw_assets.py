@@ -115,7 +115,7 @@ def _progress_line(title: str, progress: Progress) -> str:
     seconds = progress.seconds_left if progress.done < progress.total else None
     left = "" if seconds is None else f", about {seconds:.0f} s left"
     return (
-        f"{title}: chunk {progress.done}/{progress.total} ({share} %) {progress.window} done, "
+        f"{title}: chunk {progress.done}/{progress.total} ({share} %) {progress.ended} done, "
         f"{progress.rows} rows, {progress.requests} requests{left}"
     )
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.control.base import Chunk
-from avesa_dagster.errors import AvesaError, DataError, StoreError
+from avesa_dagster.errors import AvesaError, DataError, RecordsRejected, StoreError
 from avesa_dagster.extract import raw
 from avesa_dagster.extract.deletions import close_missing, reopen_returned
 from avesa_dagster.extract.proof import Segment, segments
@@ -72,7 +72,7 @@ def _fetch_window(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -
     for segment in segments(source, chunk.table, span):
         counted += segment.count
         rejected += _rejected(segment)
-        rows = shop.held.new(raw.observations(segment.pages, chunk, shop.run_id))
+        rows = shop.held.new(raw.observations(segment.pages, chunk, shop.origin))
         keys = [raw.write(shop.objects, rows, chunk, chunk.partition)] if rows.num_rows else []
         if not rejected:  # a retry has to meet the rejected ones again
             chunk = _checkpoint(chunk, segment, rows.num_rows, keys, shop, spent)
@@ -95,7 +95,7 @@ def _fetch_full(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> 
         counted += segment.count
         pages, ahead = raw.future_records(segment.pages, shop.clock())
         rejected += [*_rejected(segment), *ahead]
-        rows = raw.observations(pages, chunk, shop.run_id)
+        rows = raw.observations(pages, chunk, shop.origin)
         if shop.sweeping:
             shop.held.note_listed(rows.column("record_id").to_pylist())
         unstamped = (r.record_id for p in pages for r in p.records if r.updated_at is None)
@@ -174,6 +174,7 @@ def _checkpoint(
     """Says in the ledger what is readable now."""
     if segment.last_id is None:
         return chunk
+    shop.tally.add(segment.count)
     return shop.ledger.progress(
         chunk,
         cursor=segment.last_id,
@@ -214,7 +215,7 @@ def _refuse(rejected: Sequence[Rejected], chunk: Chunk, partition: str, shop: Wo
         return
     unique = list({(item.reason, item.payload): item for item in rejected}.values())
     key = raw.write_rejected(shop.objects, unique, chunk, partition, shop.clock())
-    raise DataError(
+    raise RecordsRejected(
         f"{len(unique)} record(s) cannot be taken; the first: {unique[0].reason}",
         hint=f"every other record of the window is stored, these lie in {key}. Correct them at "
         "the service and run it again",

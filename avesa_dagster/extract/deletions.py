@@ -33,7 +33,7 @@ def close_missing(chunk: Chunk, source: Source, shop: Workshop) -> Swept:
         now = shop.clock()
         ids = [record_id for record_id, _ in gone]
         closed = [max(now, changed + timedelta(microseconds=1)) for _, changed in gone]
-        rows = raw.deletions(ids, closed, now, chunk, shop.run_id)
+        rows = raw.deletions(ids, closed, now, chunk, shop.origin)
         last = shop.partitions[-1].key
         key = raw.write(shop.objects, rows, chunk, last, name=layout.DELETIONS)
         shop.ledger.progress(
@@ -52,7 +52,7 @@ def reopen_returned(chunk: Chunk, source: Source, shop: Workshop) -> None:
         source.page(chunk.table, Span(after=str(int(record_id) - 1), upto=record_id))
         for record_id in shop.held.returned()
     ]
-    rows = shop.held.new(raw.observations(pages, chunk, shop.run_id))
+    rows = shop.held.new(raw.observations(pages, chunk, shop.origin))
     if rows.num_rows:
         raw.write(shop.objects, rows, chunk, shop.partitions[-1].key)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.control.base import Chunk
 from avesa_dagster.extract.request import Mode, Request
+from avesa_dagster.extract.sizing import Count, Sizes, by_calendar, by_volume
+from avesa_dagster.sources.base import Window
 
 WHOLE = "all"
 """The partition of a chunk that spans several: a full pull or a sweep."""
@@ -19,7 +21,9 @@ def plan(
     upper: datetime,
     sync_from: datetime | None,
     reached: datetime | None = None,
-    chunk_days: int,
+    wanted: Sequence[Window] | None = None,
+    sizes: Sizes,
+    count: Count | None = None,
     whole: bool,
 ) -> list[Chunk]:
     """The chunks of a request.
@@ -29,51 +33,80 @@ def plan(
         sync_from: For SYNC and FULL: where the windows begin. None: at the requested start.
         reached: For a request that was planned in part before: the partition in which that plan
             ended goes on from here.
-        chunk_days: About the length of a chunk, in days.
+        wanted: Only what lies in these; None: everything.
+        sizes: What bounds a chunk.
+        count: Asks the service; None: by the calendar alone.
         whole: Master data: one full pull in place of windows.
     """
     if whole:
-        end = min(request.end, upper)
-        return [_chunk(request, WHOLE, "full", request.start, end)] if request.start < end else []
-    chunks = []
-    for partition in reversed(request.partitions):
+        start, end = request.start, min(request.end, upper)
+        asked = wanted is None or any(w.start < end and w.end > start for w in wanted)
+        return [_chunk(request, WHOLE, "full", Window(start, end))] if start < end and asked else []
+    stretches = []
+    for partition in request.partitions:
         start = max(partition.start, sync_from) if sync_from else partition.start
         if reached is not None and partition.start < reached < partition.end:
             start = max(start, reached)
         end = min(partition.end, upper)
-        windows = reversed(list(_split(partition, start, end, chunk_days)))
-        chunks += [_chunk(request, partition.key, "window", *window) for window in windows]
+        for window in _clipped(start, end, wanted):
+            stretches.append((partition, window))
+    chunks = [
+        _chunk(request, partition.key, "window", window)
+        for partition, window in reversed(_sized(stretches, sizes, count))
+    ]
     if request.mode is Mode.FULL:
-        chunks.append(_chunk(request, WHOLE, "sweep", request.start, upper))
+        chunks.append(_chunk(request, WHOLE, "sweep", Window(request.start, upper)))
     return chunks
 
 
-def _split(
-    partition: Partition, start: datetime, end: datetime, chunk_days: int
-) -> Iterator[tuple[datetime, datetime]]:
-    """Equal parts of the partition, in whole days, clipped to [start, end)."""
-    days = (partition.end - partition.start).days
-    parts = max(1, round(days / chunk_days))
-    for part in range(parts):
-        left = max(start, partition.start + timedelta(days=days * part // parts))
-        right = min(end, partition.start + timedelta(days=days * (part + 1) // parts))
-        if left < right:
-            yield left, right
+def _sized(
+    stretches: Sequence[tuple[Partition, Window]], sizes: Sizes, count: Count | None
+) -> list[tuple[Partition, Window]]:
+    if count is not None:
+        return [(sized.partition, sized.window) for sized in by_volume(stretches, sizes, count)]
+    return [
+        (partition, part)
+        for partition, window in stretches
+        for part in by_calendar(partition, window, sizes.days)
+    ]
 
 
-def _chunk(request: Request, partition: str, kind: str, start: datetime, end: datetime) -> Chunk:
-    name = f"{_compact(start)}-{_compact(end)}"
+def _clipped(start: datetime, end: datetime, wanted: Sequence[Window] | None) -> list[Window]:
+    """What of [start, end) is wanted, oldest first; whole seconds, as services date in those."""
+    if start >= end:
+        return []
+    if wanted is None:
+        return [Window(start, end)]
+    parts = [Window(max(start, _floor(w.start)), min(end, _ceil(w.end))) for w in wanted]
+    return sorted((part for part in parts if part.start < part.end), key=lambda w: w.start)
+
+
+def _floor(moment: datetime) -> datetime:
+    return moment.replace(microsecond=0)
+
+
+def _ceil(moment: datetime) -> datetime:
+    floor = _floor(moment)
+    return floor if floor == moment else floor + timedelta(seconds=1)
+
+
+def _chunk(request: Request, partition: str, kind: str, window: Window) -> Chunk:
     return Chunk(
         token=request.token,
         tenant=request.tenant,
         service=request.service,
         table=request.table,
-        chunk_id=name if kind == "window" else f"{kind}-{name}",
+        chunk_id=name_of(window) if kind == "window" else f"{kind}-{name_of(window)}",
         partition=partition,
         kind=kind,
-        start=start,
-        end=end,
+        start=window.start,
+        end=window.end,
     )
+
+
+def name_of(window: Window) -> str:
+    """A chunk's id within its token, for example `20260301-20260401`."""
+    return f"{_compact(window.start)}-{_compact(window.end)}"
 
 
 def _compact(moment: datetime) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import pyarrow as pa
@@ -22,12 +23,21 @@ _FUTURE = timedelta(days=1)
 _GROUP_ROWS = 5_000
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What brought an observation: written beside it."""
+
+    run_id: str
+    mode: str
+    job_id: str | None = None
+
+
 def content_hash(payload: bytes) -> str:
     """32 hex digits of BLAKE2b over the payload."""
     return hashlib.blake2b(payload, digest_size=16).hexdigest()
 
 
-def observations(pages: Iterable[Page], chunk: Chunk, run_id: str) -> pa.Table:
+def observations(pages: Iterable[Page], chunk: Chunk, origin: Origin) -> pa.Table:
     """The rows of RAW_SCHEMA that the pages hold; the same content seen twice is one row.
 
     A record without a change time gets the moment of its observation.
@@ -50,7 +60,7 @@ def observations(pages: Iterable[Page], chunk: Chunk, run_id: str) -> pa.Table:
             observed.append(page.received_at)
             hashes.append(digest)
             payloads.append(record.payload)
-    return _table(ids, updated, observed, hashes, payloads, chunk, run_id, deleted=False)
+    return _table(ids, updated, observed, hashes, payloads, chunk, origin, deleted=False)
 
 
 def deletions(
@@ -58,14 +68,14 @@ def deletions(
     closed: Sequence[datetime],
     observed_at: datetime,
     chunk: Chunk,
-    run_id: str,
+    origin: Origin,
 ) -> pa.Table:
     """Rows that close each record from its moment on."""
     count = len(record_ids)
     hashes = [content_hash(b"")] * count
     nothing = [None] * count
     return _table(
-        record_ids, closed, [observed_at] * count, hashes, nothing, chunk, run_id, deleted=True
+        record_ids, closed, [observed_at] * count, hashes, nothing, chunk, origin, deleted=True
     )
 
 
@@ -103,7 +113,7 @@ def write(
             compression="zstd",
             compression_level=1,
             row_group_size=_GROUP_ROWS,
-            use_dictionary=["run_id", "chunk_id"],
+            use_dictionary=["run_id", "chunk_id", "job_id", "mode"],
             write_statistics=["record_id", "updated_at", "observed_at"],
         )
     return key
@@ -145,7 +155,7 @@ def _table(
     hashes: Sequence[str],
     payloads: Sequence[bytes | None],
     chunk: Chunk,
-    run_id: str,
+    origin: Origin,
     *,
     deleted: bool,
 ) -> pa.Table:
@@ -157,8 +167,10 @@ def _table(
         pa.array(hashes, pa.string()),
         pa.repeat(pa.scalar(deleted), count),
         _texts(payloads),
-        pa.repeat(pa.scalar(run_id), count),
+        pa.repeat(pa.scalar(origin.run_id), count),
         pa.repeat(pa.scalar(chunk.chunk_id), count),
+        pa.repeat(pa.scalar(origin.job_id, pa.string()), count),
+        pa.repeat(pa.scalar(origin.mode), count),
     ]
     return pa.Table.from_arrays(columns, schema=layout.RAW_SCHEMA)
 

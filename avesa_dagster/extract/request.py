@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.control.base import Chunk
+from avesa_dagster.sources.base import Window
 
 
 class Mode(StrEnum):
@@ -31,6 +32,10 @@ class Request:
         partitions: Contiguous, oldest first.
         token: Equal for a run and its retries: what they finished is not fetched again.
         run_id: Written beside each observation.
+        job_id: The backfill job, written beside each observation too.
+        chunk_days: Overrides the configured length of a chunk.
+        stretches: Only what lies in these, if there are any.
+        only_missing: Only what the ledger does not show as covered.
     """
 
     tenant: str
@@ -40,6 +45,10 @@ class Request:
     mode: Mode
     token: str
     run_id: str
+    job_id: str | None = None
+    chunk_days: int | None = None
+    stretches: tuple[Window, ...] = ()
+    only_missing: bool = False
 
     @property
     def start(self) -> datetime:
@@ -52,14 +61,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an extraction is, said after each chunk.
+    """How far an extraction is, said after each chunk and every few seconds.
 
     Attributes:
-        window: The chunk that just ended.
+        ended: The window of the chunk that just ended; None if none did.
+        done: Chunks that ended well, those of an earlier attempt too.
+        rows: Records that arrived.
         seconds_left: Estimate by the chunks so far; None before there is one.
     """
 
-    window: str
+    ended: str | None
     done: int
     total: int
     rows: int

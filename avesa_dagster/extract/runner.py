@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -20,23 +19,28 @@ from avesa_dagster.control.base import (
     TenantService,
     Watermarks,
 )
+from avesa_dagster.control.coverage import coverage
+from avesa_dagster.control.health import Breakers
 from avesa_dagster.errors import (
     AvesaError,
     ConfigurationError,
     CredentialsRefused,
     DataError,
-    Stopped,
     StoreError,
+    Suspended,
     Where,
 )
 from avesa_dagster.extract import planner
-from avesa_dagster.extract.chunks import fetch
+from avesa_dagster.extract.fetching import Attempted, Fetching
+from avesa_dagster.extract.guard import Guard
 from avesa_dagster.extract.held import Held
-from avesa_dagster.extract.request import Extracted, Fetched, Mode, Progress, Report, Request
-from avesa_dagster.extract.workshop import Swept, Workshop
+from avesa_dagster.extract.raw import Origin
+from avesa_dagster.extract.request import Extracted, Fetched, Mode, Report, Request
+from avesa_dagster.extract.sizing import Sizes
+from avesa_dagster.extract.workshop import Workshop
 from avesa_dagster.lake.layout import partition_of
 from avesa_dagster.lake.objects import Objects
-from avesa_dagster.sources.base import Cancelled, Clock, Source, Window
+from avesa_dagster.sources.base import Cancelled, Clock, Source, Span, Window
 
 OpenSource = Callable[[TenantService, bool, Cancelled], Callable[[], Source]]
 """(connection, live, cancelled) -> opens a source for one thread."""
@@ -50,9 +54,11 @@ class Extractor:
     registry: Registry
     watermarks: Watermarks
     ledger: Ledger
+    breakers: Breakers
     objects: Objects
     open_source: OpenSource
     clock: Clock
+    note: Callable[[Attempted], None] = lambda attempted: None
 
     def sync_start(self, connection: TenantService, table: str, now: datetime) -> datetime:
         """Where the next sync of a table begins: the watermark less the overlap.
@@ -73,15 +79,15 @@ class Extractor:
     def extract(self, request: Request, report: Report, cancelled: Cancelled) -> Extracted:
         """Fetches what the request asks for and is not finished under its token.
 
-        A chunk that fails does not keep the others from being fetched.
+        A chunk that fails is tried again a few times, then set aside; the others go on.
 
         Args:
-            report: Called after each chunk, from the calling thread.
+            report: Called after each chunk and every few seconds, from the calling thread.
             cancelled: Asked before each request.
 
         Raises:
             ConfigurationError: Unknown or disconnected tenant, service or table.
-            CredentialsRefused: At once; the chunks under way end.
+            CredentialsRefused, Suspended: At once; the chunks under way end.
             AvesaError: After the other chunks: names the windows that failed; what was fetched
                 is stored, and a retry fetches just the rest.
         """
@@ -93,10 +99,13 @@ class Extractor:
             return stop.is_set() or cancelled()
 
         open_source = self.open_source(connection, request.mode is not Mode.BACKFILL, stopping)
+        guard = self.guard(request.tenant, request.service, request.table, open_source)
+        guard.admit()
         source = open_source()
         try:
             chunks = self._plan(request, connection, source)
         except AvesaError as error:
+            guard.failed(error)
             raise error.at(
                 tenant=request.tenant, service=request.service, table=request.table
             ) from None
@@ -104,26 +113,67 @@ class Extractor:
             spent = source.requests
             source.close()
         todo = [chunk for chunk in chunks if chunk.state is not ChunkState.COMPLETED]
-        settings = self.catalog.settings(request.tenant, request.service)
         held = self._held(request)
-        runs = _Runs(todo, open_source, self._workshop(request, connection, held), stop, report)
+        fetching = Fetching(
+            todo,
+            [chunk for chunk in chunks if chunk.state is ChunkState.COMPLETED],
+            open_source,
+            self._workshop(request, connection, held),
+            guard,
+            self.catalog.backfill.retry,
+            stop=stop,
+            cancelled=cancelled,
+            report=report,
+            note=self.note,
+        )
         try:
-            swept = runs.all(settings.parallel_chunks)
+            settings = self.catalog.settings(request.tenant, request.service)
+            swept = fetching.all(settings.parallel_chunks)
         finally:
             stop.set()
             held.close()
-        if runs.failures:
-            raise _together(runs.failures, len(chunks))
-        self._advance(request, connection, chunks)
+        if fetching.failures:
+            raise _together(fetching.failures, len(chunks))
         finished = self._ledger_rows(request)
+        self._advance(request, connection, finished)
         return Extracted(
-            partitions=tuple(_fetched(partition, finished) for partition in request.partitions),
+            partitions=self._fetched(request, finished),
             chunks=tuple(finished),
             deleted=swept.deleted,
             hidden=swept.hidden,
-            requests=spent + runs.requests,
+            requests=spent + fetching.requests,
             seconds=time.monotonic() - began,
         )
+
+    def arrived(self, request: Request) -> tuple[Fetched, ...]:
+        """The requested partitions of which nothing is missing under the request's token."""
+        rows = self._ledger_rows(request)
+        open_ones = [chunk for chunk in rows if chunk.state is not ChunkState.COMPLETED]
+        return tuple(
+            fetched
+            for fetched in self._fetched(request, rows)
+            if fetched.windows
+            and not any(
+                chunk.start < fetched.partition.end and chunk.end > fetched.partition.start
+                for chunk in open_ones
+            )
+        )
+
+    def guard(
+        self, tenant: str, service: str, table: str, open_source: Callable[[], Source]
+    ) -> Guard:
+        """The breaker of a tenant's service; its probe asks for the newest id of a table."""
+
+        def probe() -> None:
+            source = open_source()
+            try:
+                source.newest_id(table)
+            finally:
+                source.close()
+
+        threshold = self.catalog.backfill.breaker.failures
+        where = Where(tenant, service, table)
+        return Guard(self.breakers, where, threshold, probe, self.clock)
 
     def _connection(self, request: Request) -> TenantService:
         where = Where(request.tenant, request.service, request.table)
@@ -173,10 +223,28 @@ class Extractor:
             upper=upper,
             sync_from=sync_from,
             reached=reached,
-            chunk_days=settings.chunk_size_days,
+            wanted=self._wanted(request, upper),
+            sizes=Sizes(
+                days=request.chunk_days or settings.chunk_size_days,
+                page_size=service.page_size,
+                max_records=settings.max_chunk_records,
+            ),
+            count=(lambda window: source.count(request.table, Span(window)))
+            if request.mode is Mode.BACKFILL
+            else None,
             whole=master and request.mode is not Mode.SYNC,
         )
         return planned + (self.ledger.plan(chunks, now=self.clock()) if chunks else [])
+
+    def _wanted(self, request: Request, upper: datetime) -> list[Window] | None:
+        """What of the request is to be fetched; None: all of it."""
+        if request.stretches:
+            return list(request.stretches)
+        if not request.only_missing:
+            return None
+        covered = self.ledger.covered(request.tenant, request.service, request.table)
+        partitions = coverage(request.table, covered, request.partitions, upper)
+        return [hole for partition in partitions for hole in partition.holes]
 
     def _held(self, request: Request) -> Held:
         table = self.catalog.services[request.service].tables[request.table]
@@ -192,7 +260,7 @@ class Extractor:
             objects=self.objects,
             ledger=self.ledger,
             clock=self.clock,
-            run_id=request.run_id,
+            origin=Origin(request.run_id, request.mode.value, request.job_id),
             partitions=request.partitions,
             first=first,
             last=grain.following(settings.partitions, open_start),
@@ -228,6 +296,9 @@ class Extractor:
             now=self.clock(),
         )
 
+    def _fetched(self, request: Request, chunks: Sequence[Chunk]) -> tuple[Fetched, ...]:
+        return tuple(_fetched(partition, chunks) for partition in request.partitions)
+
     def _ledger_rows(self, request: Request) -> list[Chunk]:
         rows = self.ledger.rows(request.token, request.tenant, request.service, request.table)
         return [chunk for chunk in rows if chunk.start < request.end and chunk.end > request.start]
@@ -253,105 +324,11 @@ def _fetched(partition: Partition, chunks: Sequence[Chunk]) -> Fetched:
     )
 
 
-class _Runs:
-    """Chunks on threads; each thread has a source of its own."""
-
-    def __init__(
-        self,
-        chunks: Sequence[Chunk],
-        open_source: Callable[[], Source],
-        shop: Workshop,
-        stop: threading.Event,
-        report: Report,
-    ) -> None:
-        self.failures: list[AvesaError] = []
-        self.requests = 0
-        self._chunks = chunks
-        self._open_source = open_source
-        self._shop = shop
-        self._stop = stop
-        self._report = report
-        self._own = threading.local()
-        self._sources: list[Source] = []
-        self._lock = threading.Lock()
-
-    def all(self, threads: int) -> Swept:
-        """Fetches every chunk; sweeps last, when the windows are stored."""
-        swept = Swept()
-        windows = [chunk for chunk in self._chunks if chunk.kind != "sweep"]
-        sweeps = [chunk for chunk in self._chunks if chunk.kind == "sweep"]
-        self._began = time.monotonic()
-        self._done = self._rows = 0
-        pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="chunk")
-        try:
-            for group in (windows, sweeps):
-                for found in self._group(pool, group):
-                    swept = Swept(swept.deleted + found.deleted, swept.hidden + found.hidden)
-        except BaseException:
-            self._stop.set()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            self.requests = sum(source.requests for source in self._sources)
-            for source in self._sources:
-                source.close()
-        return swept
-
-    def _group(self, pool: ThreadPoolExecutor, chunks: Sequence[Chunk]) -> list[Swept]:
-        swept = []
-        waiting: set[Future[tuple[Chunk, Swept]]] = set()
-        queue = list(reversed(chunks))
-        threads = pool._max_workers
-        while queue or waiting:
-            while queue and len(waiting) < threads and not self._stop.is_set():
-                waiting.add(pool.submit(self._one, queue.pop()))
-            if not waiting:
-                break
-            ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in ended:
-                try:
-                    chunk, found = future.result()
-                except Stopped:
-                    if not self.failures:
-                        raise
-                except AvesaError as error:
-                    self.failures.append(error)
-                    if isinstance(error, CredentialsRefused | StoreError):
-                        self._stop.set()
-                else:
-                    swept.append(found)
-                    self._say(chunk)
-        return swept
-
-    def _one(self, chunk: Chunk) -> tuple[Chunk, Swept]:
-        if not hasattr(self._own, "source"):
-            self._own.source = self._open_source()
-            with self._lock:
-                self._sources.append(self._own.source)
-        return fetch(chunk, self._own.source, self._shop)
-
-    def _say(self, chunk: Chunk) -> None:
-        self._done += 1
-        self._rows += chunk.rows
-        total = len(self._chunks)
-        elapsed = time.monotonic() - self._began
-        self._report(
-            Progress(
-                window=str(Window(chunk.start, chunk.end)),
-                done=self._done,
-                total=total,
-                rows=self._rows,
-                requests=sum(source.requests for source in self._sources),
-                seconds_left=elapsed / self._done * (total - self._done),
-            )
-        )
-
-
 def _together(failures: Sequence[AvesaError], total: int) -> AvesaError:
     """The first failure, or one error that names every window that failed."""
-    decisive = (e for e in failures if isinstance(e, CredentialsRefused | StoreError))
+    decisive = (e for e in failures if isinstance(e, CredentialsRefused | StoreError | Suspended))
     first = next(decisive, failures[0])
-    if len(failures) == 1 or isinstance(first, CredentialsRefused | StoreError):
+    if len(failures) == 1 or isinstance(first, CredentialsRefused | StoreError | Suspended):
         return first
     windows = ", ".join(str(error.where.window) for error in failures)
     where = Where(first.where.tenant, first.where.service, first.where.table)

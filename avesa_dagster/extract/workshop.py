@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.catalog.models import SweepGuard
 from avesa_dagster.control.base import Ledger
 from avesa_dagster.extract.held import Held
+from avesa_dagster.extract.raw import Origin
 from avesa_dagster.lake.objects import Objects
 from avesa_dagster.sources.base import Clock
+
+
+class Tally:
+    """Records that arrived so far, counted by several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows = 0
+
+    def add(self, rows: int) -> None:
+        with self._lock:
+            self._rows += rows
+
+    @property
+    def rows(self) -> int:
+        return self._rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +47,14 @@ class Workshop:
     objects: Objects
     ledger: Ledger
     clock: Clock
-    run_id: str
+    origin: Origin
     partitions: tuple[Partition, ...]
     first: datetime
     last: datetime
     guard: SweepGuard
     held: Held
     sweeping: bool
+    tally: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,14 @@ RAW_SCHEMA = pa.schema(
         pa.field("payload", pa.string()),
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("chunk_id", pa.string(), nullable=False),
+        pa.field("job_id", pa.string()),
+        pa.field("mode", pa.string(), nullable=False),
     ]
 )
 """One row an observation. `payload` is the record's JSON as the service sent it, byte for byte,
 null for a deletion; `updated_at` is the source's change time, or the moment a deletion was seen;
-`content_hash` is 32 hex digits of BLAKE2b over the payload."""
+`content_hash` is 32 hex digits of BLAKE2b over the payload. `run_id`, `chunk_id`, `job_id` (null
+outside of a backfill job) and `mode` (backfill, sync or full) say how it came here."""
 
 
 def table_prefix(tenant: str, layer: str, service: str, table: str) -> str:

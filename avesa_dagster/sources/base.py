@@ -103,6 +103,11 @@ class Source(Protocol):
         """Requests sent so far, repeated ones too."""
         ...
 
+    @property
+    def retries(self) -> int:
+        """Those among them that repeat one."""
+        ...
+
     def now(self) -> datetime:
         """The service's present: ours or the service's clock, whichever is behind."""
         ...
@@ -114,7 +119,8 @@ class Source(Protocol):
     def page(self, table: str, span: Span, *, ids_only: bool = False) -> Page:
         """The first records of the span, in the order of their ids.
 
-        With `ids_only` the payloads hold the id alone, which costs the service little.
+        With `ids_only` the payloads hold the id alone, which costs the service little; within a
+        window the change time too, where the service can say it in a list of ids.
         """
         ...
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import email.utils
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +32,7 @@ from avesa_dagster.errors import (
     PermissionRefused,
     RetriableError,
     Stopped,
+    TimedOut,
     Where,
 )
 from avesa_dagster.sources.base import Cancelled, Clock
@@ -41,6 +43,11 @@ stamina.instrumentation.set_on_retry_hooks([])
 
 T = TypeVar("T")
 _RETRIED = {408, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524}
+_TIMED_OUT = {408, 504, 524}
+_TIMEOUTS = (rx.Timeout, urllib3.exceptions.TimeoutError)
+_LIMIT = re.compile(r"([0-9]{1,9})(?:\s*;\s*w=([0-9]{1,6}).*)?")
+_LIMIT_HEADERS = ("X-RateLimit-Limit", "RateLimit-Limit")
+_SAY_AGAIN = 60.0
 _DEFAULT_PAUSE = 15.0
 _PART = 256 * 1024
 LONGEST_ANSWER = 180.0
@@ -61,7 +68,7 @@ class Retrying:
         longest: Seconds at most between two tries, unless the service asks for more.
     """
 
-    attempts: int = 8
+    attempts: int = 5
     initial: float = 0.5
     longest: float = 20.0
 
@@ -89,6 +96,7 @@ class Http:
         where: Tenant and service, for errors.
         headers: Sent with each request; never shown.
         secrets: Texts that are cut out of anything that an error quotes.
+        limit_seconds: What an announced limit counts over, unless the header says so itself.
     """
 
     def __init__(
@@ -102,8 +110,12 @@ class Http:
         clock: Clock,
         cancelled: Cancelled,
         retrying: Retrying = Retrying(),
+        limit_seconds: int = 60,
     ) -> None:
         self.requests = 0
+        self.retries = 0
+        self._announced = (0, 0.0)
+        self._limit_seconds = limit_seconds
         self.server_time: datetime | None = None
         self._where = where
         self._allowance = allowance
@@ -148,6 +160,7 @@ class Http:
             wait_max=self._retrying.longest,
             wait_jitter=self._retrying.initial,
         ):
+            self.retries += attempt.num > 1
             with attempt:
                 return parse(self._once(url, params or {}, authenticated))
         raise AssertionError("stamina ends by returning or raising")
@@ -189,12 +202,14 @@ class Http:
                     where=self._where,
                 ) from None
             except (rx.RequestException, urllib3.exceptions.HTTPError) as error:
-                raise RetriableError(
+                kind = TimedOut if isinstance(error, _TIMEOUTS) else RetriableError
+                raise kind(
                     f"{_host(url)} did not answer: {_cause(error)}",
                     where=self._where,
                     hint="check that the address is right and that the host can be reached",
                 ) from None
         self._note_time(answer)
+        self._note_limit(answer)
         self._check(url, answer, body)
         return body
 
@@ -207,7 +222,7 @@ class Http:
             while part := answer.raw.read1(_PART, decode_content=True):
                 parts.append(part)
                 if time.monotonic() > deadline:
-                    raise RetriableError(
+                    raise TimedOut(
                         f"the answer took longer than {LONGEST_ANSWER:.0f} s", where=self._where
                     )
         return b"".join(parts)
@@ -220,6 +235,20 @@ class Http:
             told = None
         if told is not None:
             self.server_time = told if told.tzinfo else told.replace(tzinfo=UTC)
+
+    def _note_limit(self, answer: requests.Response) -> None:
+        """Obeys a limit that the service announces; the budget lets it lapse, so say it again."""
+        for name in _LIMIT_HEADERS:
+            told = _LIMIT.fullmatch(answer.headers.get(name, "").strip())
+            if told is None or int(told[1]) < 1:
+                continue
+            seconds = int(told[2] or 0) or self._limit_seconds
+            a_minute = max(1, int(told[1]) * 60 // seconds)
+            limit, said_at = self._announced
+            if a_minute != limit or time.monotonic() > said_at + _SAY_AGAIN:
+                self._allowance.budget.announce(self._allowance.key, a_minute)
+                self._announced = (a_minute, time.monotonic())
+            return
 
     def _check(self, url: str, answer: requests.Response, body: bytes) -> None:
         status = answer.status_code
@@ -264,7 +293,8 @@ class Http:
             wait = _seconds(answer.headers.get("Retry-After"), self._clock())
             if wait is not None:
                 self._allowance.budget.pause(self._allowance.key, wait)
-            raise RetriableError(
+            kind = TimedOut if status in _TIMED_OUT else RetriableError
+            raise kind(
                 f"{_host(url)} answered {status}: {said}",
                 where=self._where,
                 retry_after=wait,

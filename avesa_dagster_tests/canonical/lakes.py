@@ -123,6 +123,8 @@ def store(
         "payload": [o.text for o in seen],
         "run_id": ["run"] * len(seen),
         "chunk_id": ["chunk"] * len(seen),
+        "job_id": [None] * len(seen),
+        "mode": ["backfill"] * len(seen),
     }
     key = raw_key(
         tenant,

@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 
 from avesa_dagster.control.base import Ledger, Registry, Secrets, Watermarks
+from avesa_dagster.control.health import Alarms, Breakers, Counters, DriftLog
 from avesa_dagster.control.secrets import FileSecrets
 from avesa_dagster.control.sqlite import SqliteControl
 
@@ -25,6 +26,18 @@ class Control(Protocol):
 
     @property
     def ledger(self) -> Ledger: ...
+
+    @property
+    def breakers(self) -> Breakers: ...
+
+    @property
+    def counters(self) -> Counters: ...
+
+    @property
+    def alarms(self) -> Alarms: ...
+
+    @property
+    def drift(self) -> DriftLog: ...
 
 
 Opener = Callable[[Path], Control]

@@ -14,8 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from avesa_dagster.control.base import Chunk
+from avesa_dagster.catalog.models import BreakerSettings
+from avesa_dagster.control import sqlite_ledger, sqlite_registry
+from avesa_dagster.control.base import Chunk, TenantService
+from avesa_dagster.control.health import BreakerState, Sample
 from avesa_dagster.control.sqlite import SqliteControl
+from avesa_dagster.control.sqlite_database import Database
+from avesa_dagster.control.sqlite_ledger import SqliteLedger
+from avesa_dagster.control.sqlite_registry import SqliteRegistry, SqliteWatermarks
 from avesa_dagster.errors import StoreError
 
 from .conftest import day
@@ -121,8 +127,8 @@ def test_numbers_are_not_used_again_even_after_a_row_was_deleted(tmp_path: Path)
 def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "control.db"
     with SqliteControl(path).database.write() as connection:
-        connection.execute("UPDATE SchemaVersion SET version = 2")
-    with pytest.raises(StoreError, match=r"control\.db has schema version 2.*update AVESA"):
+        connection.execute("UPDATE SchemaVersion SET version = 99")
+    with pytest.raises(StoreError, match=r"control\.db has schema version 99.*update AVESA"):
         SqliteControl(path)
 
 
@@ -214,3 +220,143 @@ def test_no_question_about_one_tenant_scans_the_rows_of_others(tmp_path: Path) -
             assert plan[0].startswith("SEARCH"), plan
             assert "tenant=?" in plan[0], plan
             assert not any(step.startswith("SCAN") for step in plan), plan
+
+
+def _version_one(path: Path) -> tuple[TenantService, Chunk]:
+    """Makes the file that the first AVESA made, with a row in each table."""
+    database = Database(path, schema=(*sqlite_registry.SCHEMA, *sqlite_ledger.SCHEMA))
+    connected = SqliteRegistry(database).connect(
+        "acme", "s", history_start=day(0), tables=["t"], requests_per_minute=7, now=day(1)
+    )
+    SqliteWatermarks(database).advance("acme", "s", "t", lower=day(0), upper=day(1), now=day(1))
+    ledger = SqliteLedger(database)
+    ledger.plan([chunk(0), chunk(1)], now=day(1))
+    ledger.begin(chunk(0), now=day(1))
+    ledger.progress(
+        chunk(0), cursor="9", rows=3, stored=2, requests=1, objects=["o"], now=day(1)
+    )  # fmt: skip
+    done = ledger.complete(chunk(0), source_count=3, requests=1, now=day(2))
+    database.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT version FROM SchemaVersion").fetchall() == [(1,)]
+    return connected, done
+
+
+def _holds(control: SqliteControl, connected: TenantService, done: Chunk) -> None:
+    """Asserts that the old rows are as they were, and that every new table works."""
+    assert control.registry.all() == [connected]
+    watermark = control.watermarks.get("acme", "s", "t")
+    assert watermark is not None
+    assert watermark.upper == day(1)
+    newest, oldest = control.ledger.rows("run", "acme", "s", "t")
+    assert (newest.state, oldest) == ("planned", done)
+    control.counters.add([Sample("n", (), 1)])
+    assert control.breakers.all() == []
+    assert control.alarms.all() == []
+    assert control.drift.log("acme") == []
+    assert control.jobs.find() == []
+    assert control.processing.under_way(stale_before=day(0)) == []
+
+
+def test_a_file_of_version_one_is_upgraded_and_keeps_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "control.db"
+    made = _version_one(path)
+    for opened in range(2):
+        control = SqliteControl(path)
+        _holds(control, *made)
+        assert control.counters.all() == [Sample("n", (), opened + 1)]
+    assert _tables(path) == _tables_of_a_new_file(tmp_path)
+
+
+def _tables(path: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(path)) as connection:
+        found = dict(connection.execute("SELECT name, coalesce(sql, '') FROM sqlite_schema"))
+        found["version"] = str(connection.execute("SELECT version FROM SchemaVersion").fetchall())
+    return found
+
+
+def _tables_of_a_new_file(folder: Path) -> dict[str, str]:
+    SqliteControl(folder / "new.db").close()
+    return _tables(folder / "new.db")
+
+
+def _open_and_count(path: str) -> None:
+    SqliteControl(Path(path)).counters.add([Sample("n", (), 1)])
+
+
+@pytest.mark.parametrize("attempt", range(2))
+def test_two_processes_may_upgrade_a_file_at_once(tmp_path: Path, attempt: int) -> None:
+    path = tmp_path / "control.db"
+    made = _version_one(path)
+    processes = [SPAWN.Process(target=_open_and_count, args=(str(path),)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    control = SqliteControl(path)
+    assert control.counters.all() == [Sample("n", (), 2)]
+    _holds(control, *made)
+    control.close()
+    assert _tables(path) == _tables_of_a_new_file(tmp_path)
+
+
+def test_many_threads_may_upgrade_a_file_at_once(tmp_path: Path) -> None:
+    for attempt in range(5):
+        path = tmp_path / f"{attempt}.db"
+        made = _version_one(path)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _, path=path: _open_and_count(str(path)), range(8)))
+        control = SqliteControl(path)
+        assert control.counters.all() == [Sample("n", (), 8)]
+        _holds(control, *made)
+
+
+def test_an_upgrade_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "control.db"
+    made = _version_one(path)
+    before = _tables(path)
+    schema = (*sqlite_registry.SCHEMA, *sqlite_ledger.SCHEMA)
+    with pytest.raises(StoreError):
+        Database(path, schema=schema, upgrades=[["CREATE TABLE Good (a)", "CREATE TABLE ("]])
+    assert _tables(path) == before
+    _holds(SqliteControl(path), *made)
+
+
+def test_the_settings_say_when_a_breaker_opens_and_for_how_long(tmp_path: Path) -> None:
+    quick = BreakerSettings(failures=2, wait_seconds=1, longest_wait_seconds=3)
+    breakers = SqliteControl(tmp_path / "control.db", breaker=quick).breakers
+    assert breakers.failed("acme", "s", "x", credentials=False, now=day(0)).state == "closed"
+    opened = breakers.failed("acme", "s", "x", credentials=False, now=day(0))
+    waits = []
+    for _ in range(4):
+        assert opened.state is BreakerState.OPEN
+        assert opened.probe_at is not None
+        assert opened.opened_at is not None
+        waits.append((opened.probe_at - opened.opened_at).total_seconds())
+        assert breakers.probe("acme", "s", now=day(1))
+        opened = breakers.failed("acme", "s", "x", credentials=False, now=opened.opened_at)
+    assert waits == [1, 2, 3, 3]
+
+
+def test_no_question_about_the_health_of_one_tenant_scans_the_rows_of_others(
+    tmp_path: Path,
+) -> None:
+    control = SqliteControl(tmp_path / "control.db")
+    asked: list[str] = []
+    with control.database.read() as connection:
+        connection.set_trace_callback(asked.append)
+    control.breakers.get("acme", "s")
+    control.drift.fields("acme", "s", "t")
+    control.drift.log("acme", "s")
+    control.drift.forget("acme")
+    control.counters.forget("acme")
+    questions = [text for text in asked if text.startswith(("SELECT", "DELETE"))]
+    assert len(questions) == 6
+    with control.database.read() as connection:
+        connection.set_trace_callback(None)
+        for question in questions:
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {question}")]
+            assert plan[0].startswith("SEARCH"), plan
+            assert "tenant=?" in plan[0], plan
+            assert not any("TEMP B-TREE" in step for step in plan), plan

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from avesa_dagster.catalog import grain
 from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.catalog.load import load_catalog
-from avesa_dagster.catalog.models import Catalog, SweepGuard
+from avesa_dagster.catalog.models import BreakerSettings, Catalog, ChunkRetry, SweepGuard
 from avesa_dagster.control.base import Chunk
 from avesa_dagster.extract import proof
 from avesa_dagster.extract.request import Extracted, Mode, Request
@@ -48,9 +48,16 @@ def catalog(*, chunk_days: int = 30, max_deleted_share: float = 0.1, parallel: i
     settings = known.services[SERVICE].model_copy(
         update={"chunk_size_days": chunk_days, "parallel_chunks": parallel}
     )
-    guard = SweepGuard(max_deleted_share=max_deleted_share, min_deleted_records=10)
-    backfill = known.model_copy(update={"services": {SERVICE: settings}, "sweep": guard})
-    return _catalog.model_copy(update={"backfill": backfill})
+    backfill = known.model_copy(
+        update={
+            "services": {SERVICE: settings},
+            "sweep": SweepGuard(max_deleted_share=max_deleted_share, min_deleted_records=10),
+            "retry": ChunkRetry(attempts=2, first_wait_seconds=0),
+            "breaker": BreakerSettings(wait_seconds=0.01, longest_wait_seconds=0.01),
+        }
+    )
+    small_pages = _catalog.services[SERVICE].model_copy(update={"page_size": 25})
+    return _catalog.model_copy(update={"backfill": backfill, "services": {SERVICE: small_pages}})
 
 
 class SharedClock:

@@ -12,6 +12,8 @@ from avesa_dagster.catalog import grain
 from avesa_dagster.catalog.models import Grain
 from avesa_dagster.extract.planner import WHOLE, plan
 from avesa_dagster.extract.request import Mode, Request
+from avesa_dagster.extract.sizing import Sizes
+from avesa_dagster.sources.base import Window
 
 SECONDS = st.integers(0, 4 * 365 * 86_400)
 FIRST = datetime(2023, 1, 1, tzinfo=UTC)
@@ -46,7 +48,8 @@ def test_chunks_partition_the_requested_windows_exactly(
 ) -> None:
     mode = Mode.FULL if full else Mode.SYNC if sync_from else Mode.BACKFILL
     request = _request(kind, start, start + timedelta(seconds=length), mode)
-    chunks = plan(request, upper=upper, sync_from=sync_from, chunk_days=chunk_days, whole=False)
+    sizes = Sizes(chunk_days, page_size=1000, max_records=50_000)
+    chunks = plan(request, upper=upper, sync_from=sync_from, sizes=sizes, whole=False)
     windows = [chunk for chunk in chunks if chunk.kind == "window"]
     wanted = (max(request.start, sync_from or request.start), min(request.end, upper))
     if wanted[0] >= wanted[1]:
@@ -70,7 +73,7 @@ def test_master_data_is_one_chunk_up_to_the_present(
     start: datetime, length: int, upper: datetime
 ) -> None:
     request = _request(Grain.MONTHLY, start, start + timedelta(seconds=length), Mode.BACKFILL)
-    chunks = plan(request, upper=upper, sync_from=None, chunk_days=30, whole=True)
+    chunks = plan(request, upper=upper, sync_from=None, sizes=Sizes(30, 1000, 50_000), whole=True)
     if upper <= request.start:
         assert not chunks
     else:
@@ -84,3 +87,38 @@ def test_every_moment_lies_in_the_one_partition_that_floor_names(kind: Grain, at
     (only,) = grain.partitions(kind, at, at)
     assert only.start == grain.floor(kind, at) and only.start <= at < only.end
     assert only.end == grain.following(kind, only.start) == grain.floor(kind, only.end)
+
+
+@given(
+    start=SECONDS.map(_moment),
+    length=st.integers(0, 120 * 86_400),
+    upper=SECONDS.map(_moment),
+    wanted=st.lists(st.tuples(SECONDS, st.integers(1, 60 * 86_400)), max_size=4),
+)
+def test_only_what_is_wanted_is_planned_and_all_of_it(
+    start: datetime, length: int, upper: datetime, wanted: list[tuple[int, int]]
+) -> None:
+    request = _request(Grain.MONTHLY, start, start + timedelta(seconds=length), Mode.BACKFILL)
+    windows = _disjoint(wanted)
+    chunks = plan(
+        request,
+        upper=upper,
+        sync_from=None,
+        wanted=windows,
+        sizes=Sizes(30, 1000, 50_000),
+        whole=False,
+    )
+    seconds = sum((c.end - c.start).total_seconds() for c in chunks)
+    asked = [(max(w.start, request.start), min(w.end, request.end, upper)) for w in windows]
+    assert seconds == sum(max(0.0, (end - begin).total_seconds()) for begin, end in asked)
+    for chunk in chunks:
+        assert any(w.start <= chunk.start and chunk.end <= w.end for w in windows)
+
+
+def _disjoint(wanted: list[tuple[int, int]]) -> list[Window]:
+    windows: list[Window] = []
+    for start, length in sorted(wanted):
+        begin, end = _moment(start), _moment(start + length)
+        if not windows or begin >= windows[-1].end:
+            windows.append(Window(begin, end))
+    return windows

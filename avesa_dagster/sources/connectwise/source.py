@@ -116,6 +116,10 @@ class ConnectWise:
     def requests(self) -> int:
         return self._http.requests
 
+    @property
+    def retries(self) -> int:
+        return self._http.retries
+
     def now(self) -> datetime:
         if self._http.server_time is None:
             self._codebase.root(self._http)
@@ -133,14 +137,14 @@ class ConnectWise:
             "page": 1,
         }
         if ids_only:
-            params["fields"] = self._service.tables[table].id
+            params["fields"] = _fields(self._service.tables[table], span)
 
         def parse(body: bytes) -> Page:
             records, rejected = decoder.decode(body)
             records = _numbered(records, rejected)
             _ascending([record.record_id for record in records], span)
             last = records[-1].record_id if records else None
-            kept = records if ids_only else _within(span.window, records, rejected)
+            kept = _within(span.window, records, rejected, undated=ids_only)
             return Page(kept, rejected, last, self._clock())
 
         return self._ask(table, "", span, params, parse)
@@ -210,13 +214,26 @@ class ConnectWise:
         }
 
 
-def _within(window: Window | None, records: list[Record], rejected: list[Rejected]) -> list[Record]:
-    """The records of the window; others are rejected: a filter that is not obeyed is noticed."""
+def _fields(table: ServiceTable, span: Span) -> str:
+    """What a list of ids asks for: within a window the change time too, by which it is checked."""
+    return table.id if span.window is None else f"{table.id},{table.change_field.replace('.', '/')}"
+
+
+def _within(
+    window: Window | None, records: list[Record], rejected: list[Rejected], *, undated: bool
+) -> list[Record]:
+    """The records of the window; others are rejected: a filter that is not obeyed is noticed.
+
+    Args:
+        undated: Whether one that states no change time is taken.
+    """
     if window is None:
         return records
     kept = []
     for record in records:
-        if record.updated_at is None:
+        if record.updated_at is None and undated:
+            kept.append(record)
+        elif record.updated_at is None:
             rejected.append(Rejected("it states no change time", record.payload))
         elif record.updated_at not in window:
             reason = f"its change time {record.updated_at.isoformat()} is outside of {window}"

@@ -114,6 +114,8 @@ def _write(texts: list[bytes], target: Path) -> None:
         "is_deleted": False,
         "run_id": "run",
         "chunk_id": "chunk",
+        "job_id": "job",
+        "mode": "backfill",
     }
     columns = [
         pa.array(texts, pa.string())
@@ -127,6 +129,6 @@ def _write(texts: list[bytes], target: Path) -> None:
         compression="zstd",
         compression_level=1,
         row_group_size=5_000,
-        use_dictionary=["run_id", "chunk_id"],
+        use_dictionary=["run_id", "chunk_id", "job_id", "mode"],
         write_statistics=["record_id", "updated_at", "observed_at"],
     )
