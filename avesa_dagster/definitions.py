@@ -18,10 +18,13 @@ from avesa_dagster.catalog.load import load_catalog  # noqa: E402
 from avesa_dagster.control.serving import servable  # noqa: E402
 from avesa_dagster.control.snapshot import read_snapshot  # noqa: E402
 from avesa_dagster.defs.assets import tenant_assets  # noqa: E402
+from avesa_dagster.defs.backfills import backfills_sensor  # noqa: E402
 from avesa_dagster.defs.dead_runs import dead_runs  # noqa: E402
 from avesa_dagster.defs.live_sync import live_sync_schedules  # noqa: E402
 from avesa_dagster.defs.onboarding import onboarding_sensor  # noqa: E402
 from avesa_dagster.defs.resources import AvesaResource  # noqa: E402
+from avesa_dagster.defs.upkeep import upkeep_sensor  # noqa: E402
+from avesa_dagster.defs.verification import verification_sensor, verify_job  # noqa: E402
 from avesa_dagster.settings import Settings  # noqa: E402
 
 
@@ -34,9 +37,14 @@ def build(settings: Settings) -> dg.Definitions:
     assets: list[dg.AssetsDefinition] = []
     for _, connections in groupby(rows, key=lambda row: row.tenant):
         assets += tenant_assets(list(connections), catalog)
+    sensors = [onboarding_sensor(rows)]
+    if assets:
+        sensors += [backfills_sensor(rows), dead_runs, upkeep_sensor(rows)]
+        sensors.append(verification_sensor(rows))
     return dg.Definitions(
         assets=assets,
-        sensors=[onboarding_sensor(rows), *([dead_runs] if assets else [])],
+        jobs=[verify_job] if assets else [],
+        sensors=sensors,
         schedules=live_sync_schedules(rows) if assets else [],
         resources={"avesa": AvesaResource()},
         executor=dg.in_process_executor,

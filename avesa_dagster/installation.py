@@ -8,14 +8,18 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
+from avesa_dagster.backfill.estimate import Estimate, Estimator
+from avesa_dagster.backfill.jobs import Backfills
 from avesa_dagster.catalog import grain
 from avesa_dagster.catalog.load import load_catalog
 from avesa_dagster.catalog.models import Catalog
-from avesa_dagster.control.base import TenantService
+from avesa_dagster.control.base import ChunkState, TenantService
+from avesa_dagster.control.jobs import ACTIVE, Job, JobStatus
 from avesa_dagster.control.secrets import FileSecrets
 from avesa_dagster.control.snapshot import exclusive, write_snapshot
 from avesa_dagster.control.sqlite import SqliteControl
 from avesa_dagster.errors import ConfigurationError, Where
+from avesa_dagster.extract.fetching import Attempted
 from avesa_dagster.extract.runner import Extractor
 from avesa_dagster.lake.objects import LocalObjects
 from avesa_dagster.lake.reader import Reader
@@ -25,6 +29,7 @@ from avesa_dagster.sources.base import Cancelled, Clock, Source
 from avesa_dagster.sources.budget import SqliteBudget
 from avesa_dagster.sources.http import Allowance, Retrying
 from avesa_dagster.sources.registry import source_module
+from avesa_dagster.watch.metrics import Meter
 
 
 def utc_now() -> datetime:
@@ -82,10 +87,46 @@ class Installation:
             watermarks=self.control.watermarks,
             ledger=self.control.ledger,
             breakers=self.control.breakers,
+            drift=self.control.drift,
             objects=self.objects,
             open_source=self.open_source,
             clock=self.clock,
+            note=self._metered,
         )
+
+    @cached_property
+    def backfills(self) -> Backfills:
+        return Backfills(
+            catalog=self.catalog,
+            registry=self.control.registry,
+            jobs=self.control.jobs,
+            ledger=self.control.ledger,
+            watermarks=self.control.watermarks,
+            clock=self.clock,
+        )
+
+    def estimate(self, job: Job, report: Callable[[str], None]) -> Estimate:
+        """What a planned job will cost; asks the service, within the budget.
+
+        Raises:
+            AvesaError: The service cannot be asked.
+        """
+        connection = self.backfills.connection(job.tenant, job.service)
+        source = self.open_source(connection, False, lambda: False)()
+        limit = self._limit(connection)
+        try:
+            use = self.budget.use(self._budget_key(connection), limit)
+            estimator = Estimator(
+                self.catalog,
+                source,
+                wanted=lambda table: self.backfills.wanted(job, table),
+                limit=use.limit,
+                free=use.limit - use.used,
+                wait=self.backfills.seconds_until(job),
+            )
+            return estimator.estimate(job, report)
+        finally:
+            source.close()
 
     def reader(self) -> Reader:
         """The public door to what analysts read: `current`, `history`, `as_of`, `query`."""
@@ -99,6 +140,12 @@ class Installation:
         values = self.secrets.get(connection.tenant, connection.service)
         return self.open_with(connection, values, live=live, cancelled=cancelled)
 
+    def open_once(self, connection: TenantService) -> Callable[[], Source]:
+        """What opens a source that tries each request once: for probes, which must not last."""
+        values = self.secrets.get(connection.tenant, connection.service)
+        once = replace(self.retrying, attempts=1)
+        return self.open_with(connection, values, live=True, cancelled=lambda: False, retrying=once)
+
     def open_with(
         self,
         connection: TenantService,
@@ -106,11 +153,18 @@ class Installation:
         *,
         live: bool,
         cancelled: Cancelled,
+        retrying: Retrying | None = None,
     ) -> Callable[[], Source]:
-        """Like `open_source`, with credentials that are not stored yet."""
-        settings = self.catalog.settings(connection.tenant, connection.service)
-        limit = connection.requests_per_minute or settings.requests_per_minute
-        allowance = Allowance(self.budget, f"{connection.service}/{connection.tenant}", limit, live)
+        """Like `open_source`, with credentials that are not stored yet.
+
+        Args:
+            retrying: None: as configured; the live sync, which comes again soon, half as often.
+        """
+        if retrying is None:
+            half = (self.retrying.attempts + 1) // 2
+            retrying = replace(self.retrying, attempts=half) if live else self.retrying
+        key, limit = self._budget_key(connection), self._limit(connection)
+        allowance = Allowance(self.budget, key, limit, live)
         opened: Callable[[], Source] = source_module(connection.service).connect(
             self.catalog.services[connection.service],
             values,
@@ -118,10 +172,7 @@ class Installation:
             allowance,
             clock=self.clock,
             cancelled=cancelled,
-            # The next live sync comes soon; one that cannot reach its service says so soon.
-            retrying=replace(self.retrying, attempts=(self.retrying.attempts + 1) // 2)
-            if live
-            else self.retrying,
+            retrying=retrying,
         )
         return opened
 
@@ -177,20 +228,77 @@ class Installation:
             requests_per_minute=requests_per_minute,
             now=now,
         )
+        self.control.breakers.succeeded(tenant, service)
         self.refresh_snapshot()
         return connection
 
     def disconnect(self, tenant: str, service: str) -> TenantService:
         """Stops syncing, removes the credentials, keeps the data."""
-        connection = self.control.registry.disconnect(tenant, service, now=self.clock())
+        self._known(tenant, service)
+        connection = self.disable(tenant, service)
+        self.secrets.remove(tenant, service)
+        return connection
+
+    def disable(self, tenant: str, service: str) -> TenantService:
+        """Stops everything for a tenant's service; its data and its credentials stay.
+
+        Its jobs under way are paused; enabling it goes on with them.
+        """
+        self._switched(self.control.registry.disconnect(tenant, service, now=self.clock()))
+        for job in self.control.jobs.find(tenant, service, statuses=ACTIVE):
+            self.backfills.pause(job.job_id)
+        return self._known(tenant, service)
+
+    def enable(self, tenant: str, service: str) -> tuple[TenantService, list[Job]]:
+        """Goes on: with the jobs that disabling paused, and with what is missing since.
+
+        Raises:
+            ConfigurationError: It was never connected, or its credentials were removed.
+        """
+        self._known(tenant, service)
+        self.secrets.get(tenant, service)
+        self._switched(self.control.registry.enable(tenant, service, now=self.clock()))
+        self.control.breakers.succeeded(tenant, service)
+        connection = self._known(tenant, service)
+        paused = self.control.jobs.find(tenant, service, statuses={JobStatus.PAUSED})
+        jobs = [self.backfills.resume(job.job_id) for job in paused]
+        if not any(job.stretches == () for job in jobs):
+            job = self.backfills.fill(connection)
+            jobs += [job] if job else []
+        return connection, jobs
+
+    def _metered(self, attempted: Attempted) -> None:
+        chunk = attempted.chunk
+        Meter(self.control.counters).chunk(
+            chunk.tenant,
+            chunk.service,
+            chunk.table,
+            seconds=attempted.seconds,
+            records=attempted.records,
+            requests=attempted.requests,
+            retries=attempted.retries,
+            state=ChunkState.COMPLETED if attempted.ok else ChunkState.FAILED,
+        )
+
+    def _budget_key(self, connection: TenantService) -> str:
+        return f"{connection.service}/{connection.tenant}"
+
+    def _limit(self, connection: TenantService) -> int:
+        settings = self.catalog.settings(connection.tenant, connection.service)
+        return connection.requests_per_minute or settings.requests_per_minute
+
+    def _switched(self, connection: TenantService | None) -> None:
+        if connection is not None:
+            self.refresh_snapshot()
+
+    def _known(self, tenant: str, service: str) -> TenantService:
+        connection = self.control.registry.get(tenant, service)
         if connection is None:
             raise ConfigurationError(
                 "this tenant has not connected this service",
                 where=Where(tenant, service),
                 hint="avesa tenants lists what is connected",
             )
-        self.secrets.remove(tenant, service)
-        self.refresh_snapshot()
         return connection
 
     def refresh_snapshot(self) -> None:

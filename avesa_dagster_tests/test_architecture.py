@@ -14,7 +14,7 @@ PACKAGE = Path(avesa_dagster.__file__).parent
 ORDER = (
     "errors", "names", "settings", "catalog", "control.base", "sources.base", "control",
     "sources", "lake", "extract", "canonical", "lake.reader", "backfill", "watch", "installation",
-    "sandbox", "defs",
+    "erasure", "sandbox", "defs",
     "definitions", "cli",
 )  # fmt: skip
 DAGSTER_FACES = ("defs", "definitions")

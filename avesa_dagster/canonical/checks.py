@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import duckdb
 
-from avesa_dagster.errors import StoreError
-from avesa_dagster.lake.database import connect, parquet
+from avesa_dagster.errors import StoreError, Where
+from avesa_dagster.lake.database import connect, explained, parquet
 from avesa_dagster.lake.layout import partition_prefix
 from avesa_dagster.lake.objects import Objects
 
@@ -60,6 +60,29 @@ def lost_versions(objects: Objects, versions: str, raw: Sequence[str]) -> Findin
         f"""select {columns} from {parquet(objects.location(key) for key in raw)}
         except select {columns} from {parquet([objects.location(versions)])}""",
     )
+
+
+def doubled_observations(raw: Sequence[str]) -> Finding:
+    """Observations whose version and content is stored twice, without a deletion between.
+
+    Two fetches of one window that overlap in time store it twice; canonical takes no harm.
+
+    Args:
+        raw: Locations of a partition's raw objects.
+    """
+    if not raw:
+        return Finding(0)
+    with explained("raw cannot be read", Where()), connect() as db:
+        row = db.execute(
+            f"""
+            with seen as (select record_id, updated_at, content_hash, is_deleted from {parquet(raw)}),
+            doubled as (select record_id, updated_at from seen where not is_deleted
+                group by record_id, updated_at, content_hash having count(*) > 1)
+            select count(*), any_value(doubled::varchar) from doubled
+            where record_id not in (select record_id from seen where is_deleted)
+            """
+        ).fetchone()
+    return Finding(int(row[0]), row[1]) if row else Finding(0)
 
 
 def together(findings: Sequence[Finding]) -> Finding:

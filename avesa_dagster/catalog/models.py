@@ -112,6 +112,7 @@ class ServiceTable(Model):
         id: Path of the record id; unique and comparable in the service's order.
         change_field: Path of the time of the record's latest change.
         master_data: Pulled whole, without a date filter, when backfilled or fully synced.
+        priority: Lower ones are backfilled first.
         canonical: Canonical table that it feeds, or None while it has no mapping.
         record_fields: Known top-level fields; when given, mapping paths are checked against them.
     """
@@ -121,6 +122,7 @@ class ServiceTable(Model):
     id: Path
     change_field: Path
     master_data: bool = False
+    priority: int = Field(default=5, ge=1, le=9)
     canonical: Name | None = None
     record_fields: tuple[str, ...] = ()
 

@@ -12,6 +12,7 @@ import click
 from avesa_dagster.catalog.grain import partitions
 from avesa_dagster.cli.output import as_json_option, print_json, print_table
 from avesa_dagster.control.base import TenantService
+from avesa_dagster.control.health import Breaker, BreakerState
 from avesa_dagster.errors import ConfigurationError
 from avesa_dagster.installation import Installation
 from avesa_dagster.names import checked
@@ -114,6 +115,46 @@ def disconnect(tenant: str, service: str, as_json: bool) -> None:
 
 @click.command(
     epilog="""\b
+Example:
+  avesa disable acme connectwise
+"""
+)
+@click.argument("tenant")
+@click.argument("service")
+@as_json_option
+def disable(tenant: str, service: str, as_json: bool) -> None:
+    """Stop everything for TENANT's SERVICE; its data and its credentials stay."""
+    checked("tenant", tenant)
+    connection = Installation.from_environment().disable(tenant, service)
+    if as_json:
+        print_json(_described(connection))
+    else:
+        click.echo(f"{tenant} {service} is disabled; enable it again: avesa enable …")
+
+
+@click.command(
+    epilog="""\b
+Example:
+  avesa enable acme connectwise
+"""
+)
+@click.argument("tenant")
+@click.argument("service")
+@as_json_option
+def enable(tenant: str, service: str, as_json: bool) -> None:
+    """Go on with TENANT's disabled SERVICE; what it lacks since then is backfilled."""
+    checked("tenant", tenant)
+    connection, jobs = Installation.from_environment().enable(tenant, service)
+    if as_json:
+        print_json({**_described(connection), "jobs": [job.job_id for job in jobs]})
+        return
+    click.echo(f"{tenant} {service} is enabled.")
+    for job in jobs:
+        click.echo(f"Job {job.job_id} fetches what is missing: avesa job {job.job_id} --watch")
+
+
+@click.command(
+    epilog="""\b
 Examples:
   avesa tenants
   avesa tenants --json
@@ -126,7 +167,11 @@ def tenants(refresh: bool, as_json: bool) -> None:
     installation = Installation.from_environment()
     if refresh:
         installation.refresh_snapshot()
-    described = [_described(row) for row in installation.control.registry.all()]
+    breakers = {(b.tenant, b.service): b for b in installation.control.breakers.all()}
+    described = [
+        {**_described(row), "breaker": _breaker(breakers.get((row.tenant, row.service)))}
+        for row in installation.control.registry.all()
+    ]
     if as_json:
         print_json(described)
     elif described:
@@ -134,7 +179,7 @@ def tenants(refresh: bool, as_json: bool) -> None:
             (
                 row["tenant"],
                 row["service"],
-                "connected" if row["enabled"] else "disconnected",
+                _state(row),
                 f"{row['history_start']:%Y-%m-%d}",
                 ", ".join(row["tables"]),
             )
@@ -143,6 +188,28 @@ def tenants(refresh: bool, as_json: bool) -> None:
         print_table(("tenant", "service", "state", "history from", "tables"), rows)
     else:
         click.echo("No tenant is connected. Connect one: avesa connect TENANT SERVICE")
+
+
+def _state(row: dict[str, Any]) -> str:
+    if not row["enabled"]:
+        return "disabled"
+    breaker = row["breaker"]
+    if breaker["state"] == "closed":
+        return "connected"
+    since = f" since {breaker['since']:%Y-%m-%d %H:%M} UTC" if breaker["since"] else ""
+    return f"suspended{since}: {breaker['reason']}"
+
+
+def _breaker(breaker: Breaker | None) -> dict[str, Any]:
+    if breaker is None:
+        return {"state": BreakerState.CLOSED.value, "failures": 0, "reason": "", "since": None}
+    return {
+        "state": breaker.state.value,
+        "failures": breaker.failures,
+        "reason": breaker.reason,
+        "since": breaker.opened_at,
+        "probe_at": breaker.probe_at,
+    }
 
 
 def _credentials(service: str, file: str | None) -> dict[str, object]:

@@ -16,7 +16,8 @@ from typing import Any
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from avesa_dagster.cli.ask import print_calendar, tenant_coverage
+from avesa_dagster.backfill.covered import connection_coverage
+from avesa_dagster.cli.calendar import print_calendar
 from avesa_dagster.cli.output import console, print_records, print_table
 from avesa_dagster.control.base import TenantService
 from avesa_dagster.control.coverage import PartitionCoverage
@@ -94,7 +95,7 @@ def dagster(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Webserver and daemon as one child process; ended with the block, also by SIGTERM."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    home = prepare(settings.dagster_home)
+    home = prepare(settings)
     if not processes.is_free(port):
         raise ConfigurationError(
             f"port {port} is taken", hint="give another one: --port 3333, or make dev PORT=3333"
@@ -163,13 +164,13 @@ def _follow(installation: Installation, connection: TenantService) -> list[str]:
         TextColumn("{task.completed:>4.0f}/{task.total:<4.0f} windows  {task.fields[rows]}"),
         TimeElapsedColumn(),
     )
-    total = len(tenant_coverage(installation, TENANT)[SERVICE]) // len(connection.tables)
+    total = len(_covered(installation, connection)) // len(connection.tables)
     began = said = time.monotonic()
     deadline = began + _PATIENCE
     with Progress(*columns, console=console) as progress:
         bars = {t: progress.add_task(t, total=total, rows="") for t in connection.tables}
         while True:
-            covered = tenant_coverage(installation, TENANT)[SERVICE]
+            covered = _covered(installation, connection)
             for table, bar in bars.items():
                 own = [item for item in covered if item.table == table]
                 done = sum(_since(item, connection) for item in own)
@@ -190,6 +191,13 @@ def _follow(installation: Installation, connection: TenantService) -> list[str]:
                     hint="what arrived is kept; run it again, or look with: make dev",
                 )
             time.sleep(1)
+
+
+def _covered(installation: Installation, connection: TenantService) -> list[PartitionCoverage]:
+    control = installation.control
+    return connection_coverage(
+        connection, installation.catalog, control.ledger, control.watermarks, installation.clock()
+    )
 
 
 def _since(item: PartitionCoverage, connection: TenantService) -> bool:
@@ -227,7 +235,7 @@ def _say_what_arrived(
     seconds: float,
 ) -> None:
     reader = installation.reader()
-    covered = tenant_coverage(installation, TENANT)[SERVICE]
+    covered = _covered(installation, connection)
     rows = []
     for table in connection.tables:
         counts = reader.query(
@@ -252,7 +260,8 @@ def _say_what_arrived(
         f"\n{used['total']} requests in {seconds:.0f} s; the busiest minute took {busiest} of "
         f"{_LIMIT} as the service counted, {used['refused']} were refused\n"
     )
-    print_calendar(f"Coverage of {TENANT} {SERVICE}", covered)
+    grain = installation.catalog.settings(TENANT, SERVICE).partitions
+    print_calendar(f"Coverage of {TENANT} {SERVICE}", covered, grain)
     for title, sql in _QUERIES:
         console.print(f'\n[bold]{title}[/bold]\n[dim]avesa query {TENANT} "{sql}"[/dim]')
         table_ = reader.query(TENANT, sql)

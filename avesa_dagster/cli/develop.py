@@ -48,7 +48,7 @@ def env() -> None:
     settings = Settings.from_environment()
     for name, value in variables(settings).items():
         click.echo(f"export {name}={shlex.quote(value)}")
-    prepare(settings.dagster_home)
+    prepare(settings)
 
 
 @click.command(

@@ -38,7 +38,7 @@ def sync(tenant: str, service: str | None, full: bool, verbose: bool, as_json: b
 
     installation = Installation.from_environment()
     chosen = _chosen(installation, tenant, service)
-    home = prepare(installation.settings.dagster_home)
+    home = prepare(installation.settings)
     talk = Console(stderr=True, quiet=as_json)
     with instance_in(home) as instance:
         fail_dead_runs(instance)

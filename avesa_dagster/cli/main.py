@@ -7,7 +7,17 @@ import sys
 import click
 
 from avesa_dagster import __version__
-from avesa_dagster.cli import ask, connections, develop, live
+from avesa_dagster.cli import (
+    ask,
+    checking,
+    connections,
+    coverage,
+    develop,
+    jobs,
+    live,
+    offboard,
+    watch,
+)
 from avesa_dagster.errors import AvesaError
 
 
@@ -24,10 +34,23 @@ def cli() -> None:
 for command in (
     connections.connect,
     connections.disconnect,
+    connections.disable,
+    connections.enable,
     connections.tenants,
+    offboard.erase_tenant,
     live.sync,
-    ask.coverage,
+    jobs.backfill,
+    jobs.jobs,
+    jobs.job,
+    jobs.pause,
+    jobs.resume,
+    jobs.cancel,
+    jobs.retry,
+    checking.verify,
+    coverage.coverage,
     ask.query,
+    watch.alerts,
+    watch.metrics,
     develop.simulate,
     develop.dev,
     develop.env,

@@ -59,10 +59,22 @@ class Registry(Protocol):
         """Disables; the row stays. None if there is no such row."""
         ...
 
+    def enable(self, tenant: str, service: str, *, now: datetime) -> TenantService | None:
+        """Enables; the row is otherwise as it was. None if there is no such row."""
+        ...
+
     def get(self, tenant: str, service: str) -> TenantService | None: ...
 
     def all(self) -> list[TenantService]:
         """Every row, disabled ones too, ordered by (tenant, service)."""
+        ...
+
+    def forget(self, tenant: str) -> int:
+        """Removes the tenant's disabled rows, and returns how many; an enabled one stays.
+
+        No number is ever given again: another connection that had it would take over definitions
+        and records of runs.
+        """
         ...
 
 
@@ -99,6 +111,10 @@ class Watermarks(Protocol):
         leaves it (a gap would open, or it is ahead already). Atomic between processes: in any
         interleaving of advances the watermark never moves back and never skips a gap.
         """
+        ...
+
+    def forget(self, tenant: str) -> int:
+        """Removes all rows of a tenant; returns how many."""
         ...
 
 
@@ -169,25 +185,6 @@ class Covered:
     source_count: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class TableSummary:
-    """What the chunks of one token and table came to.
-
-    Attributes:
-        chunks: All of them, sweeps too.
-        completed, failed: How many of them.
-        reached: Start of the earliest and end of the latest window planned.
-    """
-
-    table: str
-    chunks: int
-    completed: int
-    failed: int
-    rows: int
-    requests: int
-    reached: tuple[datetime, datetime]
-
-
 class Ledger(Protocol):
     """ChunkProgress, keyed by (token, tenant, service, table, chunk_id)."""
 
@@ -200,10 +197,6 @@ class Ledger(Protocol):
 
     def rows(self, token: str, tenant: str, service: str, table: str) -> list[Chunk]:
         """All rows of one token and table, newest window first."""
-        ...
-
-    def summary(self, token: str, tenant: str, service: str) -> list[TableSummary]:
-        """What the chunks of one token came to, a row a table, ordered by table."""
         ...
 
     def split(self, chunk: Chunk, parts: Sequence[Chunk], *, now: datetime) -> list[Chunk]:
@@ -267,6 +260,10 @@ class Ledger(Protocol):
         """Keys of all objects that any token's chunks of this partition wrote."""
         ...
 
+    def forget(self, tenant: str) -> int:
+        """Removes all rows of a tenant; returns how many."""
+        ...
+
 
 class Secrets(Protocol):
     """One JSON object a tenant, keyed by service: {service: {field: value}}."""
@@ -278,6 +275,15 @@ class Secrets(Protocol):
     def put(self, tenant: str, service: str, values: dict[str, str]) -> None: ...
 
     def remove(self, tenant: str, service: str) -> None: ...
+
+    def forget(self, tenant: str) -> list[str]:
+        """Removes all of a tenant's credentials, readable or not.
+
+        Returns:
+            The names of the services whose credentials they were, sorted; where that cannot be
+            read, `*`.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

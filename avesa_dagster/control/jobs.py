@@ -79,6 +79,8 @@ class Piece:
         first, last: Keys of the first and the last partition, `YYYY-MM-DD`.
         recent: Among the tenant's newest partitions: never waits for the off-peak window.
         attempt: Times that it was launched.
+        launched_at: When it was launched last.
+        error: Why it failed.
     """
 
     number: int
@@ -88,6 +90,8 @@ class Piece:
     recent: bool
     state: PieceState = PieceState.WAITING
     attempt: int = 0
+    launched_at: datetime | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +188,14 @@ class Processing:
 
     Attributes:
         run_id: Dagster's.
-        lane: Who may not work at the same time: `backfill/{tenant}/{service}/{table}` or
-            `live/…`.
-        mode: backfill, sync or full.
+        lane: Who may not work at the same time: `backfill/{tenant}/{service}/{table}`, `live/…`
+            or `verify/…`.
+        mode: backfill, sync, full or verify.
         job_id: Its backfill job, or None.
         status: running, completed, failed or stopped.
         window: What it fetches at present, or fetched last.
         beat_at: When it last said that it lives, at most 5 s apart.
+        extra: What else it says; of a verification, `disagrees` and `reached`.
     """
 
     run_id: str
@@ -235,6 +240,10 @@ class ProcessingJobs(Protocol):
 
     def of_job(self, job_id: str) -> list[Processing]:
         """Oldest first."""
+        ...
+
+    def latest(self, kind: str) -> list[Processing]:
+        """The newest row of each lane `{kind}/…`, ordered by lane."""
         ...
 
     def remove(self, *, ended_before: datetime) -> int:

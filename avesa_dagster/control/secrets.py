@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from avesa_dagster.errors import ConfigurationError, StoreError, Where
-from avesa_dagster.names import checked
+from avesa_dagster.names import NAME, checked
 
 _log = logging.getLogger(__name__)
 _LOCK_SECONDS = 30.0
@@ -122,6 +122,35 @@ class FileSecrets:
                     path.unlink()
                     _sync_folder(self._folder)
 
+    def forget(self, tenant: str) -> list[str]:
+        """See Secrets.forget. Variables of the environment stay; `overrides` names them.
+
+        Raises:
+            ConfigurationError: The name is invalid.
+            StoreError: The disk fails.
+        """
+        path = self._path(tenant)
+        with self._locked(), _store_errors(path):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                content = b"{}"
+            held = _services(content)
+            for leftover in (_staged(path), path):
+                leftover.unlink(missing_ok=True)
+            _sync_folder(self._folder)
+        return held
+
+    def overrides(self, tenant: str) -> list[str]:
+        """Names of the environment's variables that hold credentials of a tenant, sorted."""
+        prefix = secret_variable(tenant, "x").removesuffix("X")
+        # `_` after the prefix goes on with the name of another tenant, `__D` for example.
+        return sorted(
+            name
+            for name in self._environ
+            if name.startswith(prefix) and not name.startswith(f"{prefix}_")
+        )
+
     def _path(self, tenant: str) -> Path:
         return self._folder / f"{checked('tenant', tenant)}.json"
 
@@ -144,7 +173,7 @@ class FileSecrets:
 
     def _replace(self, path: Path, held: dict[str, object]) -> None:
         # One fixed name is enough under the lock, and a killed writer leaves at most one file.
-        fresh = path.with_name(f".{path.name}.new")
+        fresh = _staged(path)
         with _store_errors(path):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             try:
@@ -178,6 +207,21 @@ class FileSecrets:
             yield
         finally:
             os.close(descriptor)  # releases the lock
+
+
+def _staged(path: Path) -> Path:
+    """Where the next content of a file is written."""
+    return path.with_name(f".{path.name}.new")
+
+
+def _services(document: bytes) -> list[str]:
+    """Names of the services in a file of credentials; `*` if it cannot be read."""
+    try:
+        held = json.loads(document)
+    except (ValueError, RecursionError):
+        return ["*"]
+    known = isinstance(held, dict) and all(NAME.fullmatch(name) for name in held)
+    return sorted(held) if known else ["*"]
 
 
 def _try_lock(descriptor: int, path: Path) -> bool:

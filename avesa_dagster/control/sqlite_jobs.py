@@ -44,7 +44,7 @@ SCHEMA = (
         PRIMARY KEY (run_id, tenant, service, table_name)
     ) STRICT
     """,
-    "CREATE INDEX ProcessingJobs_lane ON ProcessingJobs (lane) WHERE status = 'running'",
+    "CREATE INDEX ProcessingJobs_lane ON ProcessingJobs (lane, beat_at)",
     "CREATE INDEX ProcessingJobs_running ON ProcessingJobs (beat_at) WHERE status = 'running'",
     "CREATE INDEX ProcessingJobs_job ON ProcessingJobs (job_id)",
     "CREATE INDEX ProcessingJobs_beat ON ProcessingJobs (beat_at)",
@@ -203,6 +203,16 @@ class SqliteProcessingJobs:
             ).fetchall()
         found: list[Processing] = [_processing.decode(row[0]) for row in rows]
         return sorted(found, key=lambda row: (row.started_at, row.table, row.run_id))
+
+    def latest(self, kind: str) -> list[Processing]:
+        """See ProcessingJobs.latest."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                "SELECT document, max(beat_at) FROM ProcessingJobs"
+                " WHERE lane >= ? || '/' AND lane < ? || '0' GROUP BY lane ORDER BY lane",
+                (kind, kind),
+            ).fetchall()
+        return [_processing.decode(row[0]) for row in rows]
 
     def remove(self, *, ended_before: datetime) -> int:
         """See ProcessingJobs.remove."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from avesa_dagster.control.base import Chunk, ChunkState, Covered, TableSummary
+from avesa_dagster.control.base import Chunk, ChunkState, Covered
 from avesa_dagster.control.sqlite_database import Database, to_micros, to_moment
 from avesa_dagster.errors import StoreError, Where
 from avesa_dagster.names import checked
@@ -74,17 +74,6 @@ _COLUMNS = (
     " state, cursor, rows, stored, source_count, requests, objects, attempts, error, planned_at,"
     " started_at, finished_at, as_of"
 )
-# Each step seeks the next table in the primary key: no question reads the chunks in between.
-_TABLES = """
-    WITH RECURSIVE names(name) AS (
-        SELECT min(table_name) FROM ChunkProgress WHERE tenant = :tenant AND service = :service
-        UNION ALL
-        SELECT (SELECT min(table_name) FROM ChunkProgress
-            WHERE tenant = :tenant AND service = :service AND table_name > name)
-        FROM names WHERE name IS NOT NULL
-    )
-    SELECT name FROM names WHERE name IS NOT NULL ORDER BY name
-"""
 _INSERT = (
     f"INSERT INTO ChunkProgress ({_COLUMNS})"
     f" VALUES ({', '.join('?' * len(_COLUMNS.split(',')))}) ON CONFLICT DO NOTHING"
@@ -132,35 +121,6 @@ class SqliteLedger:
                 (tenant, service, table, token),
             ).fetchall()
         return [_chunk(row) for row in rows]
-
-    def summary(self, token: str, tenant: str, service: str) -> list[TableSummary]:
-        """See Ledger.summary."""
-        with self._database.read() as connection:
-            names = connection.execute(_TABLES, {"tenant": tenant, "service": service}).fetchall()
-            rows = [
-                connection.execute(
-                    "SELECT count(*), coalesce(sum(state = 'completed'), 0),"
-                    " coalesce(sum(state = 'failed'), 0), coalesce(sum(rows), 0),"
-                    " coalesce(sum(requests), 0), min(window_start), max(window_end)"
-                    " FROM ChunkProgress"
-                    " WHERE tenant = ? AND service = ? AND table_name = ? AND token = ?",
-                    (tenant, service, name, token),
-                ).fetchone()
-                for (name,) in names
-            ]
-        return [
-            TableSummary(
-                table=name,
-                chunks=row[0],
-                completed=row[1],
-                failed=row[2],
-                rows=row[3],
-                requests=row[4],
-                reached=(to_moment(row[5]), to_moment(row[6])),
-            )
-            for (name,), row in zip(names, rows, strict=True)
-            if row[0]
-        ]
 
     def split(self, chunk: Chunk, parts: Sequence[Chunk], *, now: datetime) -> list[Chunk]:
         """See Ledger.split."""
@@ -286,11 +246,11 @@ class SqliteLedger:
                 " ORDER BY table_name, window_start, seen, service, window_end, kind, partition,"
                 " rows, source_count",
                 values,
-            ).fetchall()
-        return [
-            Covered(name, partition, kind, to_moment(start), to_moment(end), to_moment(seen), *tail)
-            for name, partition, kind, start, end, seen, *tail in rows
-        ]
+            )
+            return [
+                Covered(n, partition, kind, to_moment(a), to_moment(z), to_moment(seen), r, count)
+                for n, partition, kind, a, z, seen, r, count in rows
+            ]
 
     def stretches(self, tenant: str, service: str, table: str) -> list[tuple[datetime, datetime]]:
         """See Ledger.stretches. Half a microsecond a chunk."""
@@ -317,6 +277,13 @@ class SqliteLedger:
                 (tenant, service, table, partition),
             ).fetchall()
         return sorted({name for row in rows for names in row for name in json.loads(names)})
+
+    def forget(self, tenant: str) -> int:
+        """See Ledger.forget."""
+        with self._database.write() as connection:
+            return connection.execute(
+                "DELETE FROM ChunkProgress WHERE tenant = ?", (tenant,)
+            ).rowcount
 
     def _change(
         self, chunk: Chunk, change: Callable[[Chunk], Chunk], *, forget_objects: bool = False

@@ -98,12 +98,21 @@ class SqliteRegistry:
 
     def disconnect(self, tenant: str, service: str, *, now: datetime) -> TenantService | None:
         """See Registry.disconnect."""
+        return self._switch(tenant, service, False, now)
+
+    def enable(self, tenant: str, service: str, *, now: datetime) -> TenantService | None:
+        """See Registry.enable."""
+        return self._switch(tenant, service, True, now)
+
+    def _switch(
+        self, tenant: str, service: str, enabled: bool, now: datetime
+    ) -> TenantService | None:
         moment = to_micros(now)
         with self._database.write() as connection:
             row = connection.execute(
-                "UPDATE TenantServices SET enabled = 0, updated_at = ?"
+                "UPDATE TenantServices SET enabled = ?, updated_at = ?"
                 f" WHERE tenant = ? AND service = ? RETURNING {_SERVICE_COLUMNS}",
-                (moment, tenant, service),
+                (enabled, moment, tenant, service),
             ).fetchone()
         return None if row is None else _tenant_service(row)
 
@@ -123,6 +132,13 @@ class SqliteRegistry:
                 f"SELECT {_SERVICE_COLUMNS} FROM TenantServices ORDER BY tenant, service"
             ).fetchall()
         return [_tenant_service(row) for row in rows]
+
+    def forget(self, tenant: str) -> int:
+        """See Registry.forget."""
+        with self._database.write() as connection:
+            return connection.execute(
+                "DELETE FROM TenantServices WHERE tenant = ? AND NOT enabled", (tenant,)
+            ).rowcount
 
 
 class SqliteWatermarks:
@@ -171,6 +187,13 @@ class SqliteWatermarks:
             held = _watermark(connection, tenant, service, table)
         assert held is not None, "inserted above, in the same transaction"
         return held
+
+    def forget(self, tenant: str) -> int:
+        """See Watermarks.forget."""
+        with self._database.write() as connection:
+            return connection.execute(
+                "DELETE FROM LastUpdated WHERE tenant = ?", (tenant,)
+            ).rowcount
 
 
 def _watermark(

@@ -8,7 +8,7 @@ from avesa_dagster.defs.processes import fail_dead_runs
 @dg.sensor(
     name="dead_runs",
     asset_selection=dg.AssetSelection.all(),
-    minimum_interval_seconds=60,
+    minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Fails runs that Dagster still calls started though their process is gone; "
     "Dagster then retries them, and they resume.",

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 from pathlib import Path
 
+from avesa_dagster.catalog.load import load_catalog
 from avesa_dagster.errors import StoreError
+from avesa_dagster.settings import Settings
 
+_MARK = "# avesa wrote this for "
+_EARLIER = {"37e2c77abb5d2693", "dea7dd3fe76ae5fb"}
+"""Digests of what earlier versions wrote, without a mark."""
 _INSTANCE = """\
-# Dagster's instance of this installation. Written once by avesa; yours to change.
+# Dagster's instance of this installation, from mappings/backfill_config.json: change that file.
+# What is changed here by hand stays, and is not brought up to date any more.
 telemetry:
   enabled: false
 nux:
   enabled: false
 run_coordinator:
-  module: dagster.core.run_coordinator
-  class: QueuedRunCoordinator
+  module: avesa_dagster.defs.coordinator
+  class: LaneCoordinator
   config:
     dequeue_interval_seconds: 1
 concurrency:
   runs:
-    max_concurrent_runs: 6
+    max_concurrent_runs: {max_concurrent_runs}
     tag_concurrency_limits:
       # One backfill and one live sync at a time for each tenant's service.
       - key: avesa/lane
-        value: {applyLimitPerUniqueValue: true}
+        value: {{applyLimitPerUniqueValue: true}}
         limit: 1
       # Room for the live sync, whatever is being backfilled.
       - key: avesa/mode
         value: backfill
-        limit: 4
+        limit: {max_jobs}
 run_retries:
   enabled: true
   max_retries: 2
@@ -50,7 +58,7 @@ retention:
     purge_after_days: 30
   sensor:
     purge_after_days:
-      skipped: 2
+      skipped: 1
       success: 30
       failure: 30
       started: 2
@@ -68,20 +76,46 @@ load_from:
 """
 
 
-def prepare(dagster_home: Path) -> Path:
-    """Makes the folder with dagster.yaml and workspace.yaml; leaves files that are there.
+def prepare(settings: Settings) -> Path:
+    """Makes the folder with dagster.yaml and workspace.yaml, and brings them up to date.
+
+    A file that somebody changed stays as it is.
 
     Raises:
+        ConfigurationError: backfill_config.json is wrong.
         StoreError: The folder cannot be written.
     """
+    home = settings.dagster_home
+    scheduling = load_catalog(settings.mappings).backfill.scheduling
+    instance = _INSTANCE.format(
+        max_concurrent_runs=scheduling.max_concurrent_runs, max_jobs=scheduling.max_jobs
+    )
     try:
-        dagster_home.mkdir(parents=True, exist_ok=True)
-        for name, text in (("dagster.yaml", _INSTANCE), ("workspace.yaml", _WORKSPACE)):
-            if not (dagster_home / name).exists():
-                (dagster_home / name).write_text(text, "utf-8")
+        home.mkdir(parents=True, exist_ok=True)
+        for name, text in (("dagster.yaml", instance), ("workspace.yaml", _WORKSPACE)):
+            _write(home / name, text)
     except OSError as error:
         raise StoreError(
-            f"{dagster_home}: cannot be written: {error.strerror}",
+            f"{home}: cannot be written: {error.strerror}",
             hint="set AVESA_HOME to a folder that you may write",
         ) from error
-    return dagster_home
+    return home
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes the file, unless it has what somebody else wrote."""
+    marked = f"{_MARK}{_digest(text)}\n{text}"
+    if path.exists():
+        held = path.read_text("utf-8")
+        if held == marked:
+            return
+        first, _, rest = held.partition("\n")
+        if first != f"{_MARK}{_digest(rest)}" and _digest(held) not in _EARLIER:
+            return
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    staged.write_text(marked, "utf-8")
+    staged.replace(path)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -7,7 +7,7 @@ what for. Schedules and sensors turn it into a RunRequest, the command line runs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import dagster as dg
@@ -15,16 +15,14 @@ import dagster as dg
 from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.control.base import TenantService
+from avesa_dagster.control.jobs import Job, Piece
 from avesa_dagster.defs import keys, tags
 from avesa_dagster.defs.partitions import known_partitions
 from avesa_dagster.extract.request import Mode
 from avesa_dagster.extract.runner import Extractor
 
-RECENT = 2
-"""Partitions that a new tenant gets first: the open one and the one before."""
-PIECE = 12
-"""Partitions of deep history in one run."""
 _LIVE_PRIORITY = 10
+_RECENT_PRIORITY = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,37 +69,36 @@ def sync_launches(
     if not connection.tables:
         return []
     if not full:
-        return [plan.launch(connection.tables, recent(connection.tables), Mode.SYNC)]
+        return [plan.launch(connection.tables, _ends(recent(connection.tables)), Mode.SYNC)]
     launches = []
     if plan.master:
-        launches.append(plan.launch(plan.master, known, Mode.FULL))
+        launches.append(plan.launch(plan.master, _ends(known), Mode.FULL))
     if plan.others:
-        launches.append(plan.launch(plan.others, recent(plan.others), Mode.FULL))
+        launches.append(plan.launch(plan.others, _ends(recent(plan.others)), Mode.FULL))
     return launches
 
 
-def onboarding_launches(connection: TenantService, catalog: Catalog, now: datetime) -> list[Launch]:
-    """The first backfill: master data, then the recent months, then what lies behind them.
-
-    Named after the credentials' generation: each generation is backfilled once.
-    """
-    name = f"onboard-{connection.tenant}-{connection.service}-{credentials_of(connection)}"
-    plan = _Plan(connection, catalog, name)
-    known = known_partitions(connection, catalog, now)
-    launches = []
-    if plan.master:
-        launches.append(plan.launch(plan.master, known, Mode.BACKFILL, priority=1))
-    if plan.others:
-        older = known[:-RECENT]
-        pieces = [older[max(0, end - PIECE) : end] for end in range(len(older), 0, -PIECE)]
-        for number, piece in enumerate([known[-RECENT:], *pieces]):
-            launches.append(plan.launch(plan.others, piece, Mode.BACKFILL, priority=-number))
-    return launches
+def piece_launch(job: Job, piece: Piece, connection: TenantService, catalog: Catalog) -> Launch:
+    """The run that fetches a piece of a job."""
+    plan = _Plan(connection, catalog, f"{job.job_id}-{piece.number}.{piece.attempt}")
+    priority = _RECENT_PRIORITY if piece.recent else -piece.number
+    tables = [table for table in piece.tables if table in connection.tables]
+    launch = plan.launch(tables, (piece.first, piece.last), Mode.BACKFILL, priority=priority)
+    own = {
+        tags.JOB: job.job_id,
+        tags.PIECE: f"{piece.number}.{piece.attempt}",
+        tags.BACKFILL: backfill_id(job, piece),
+    }
+    return replace(launch, name=plan.name, tags={**launch.tags, **own})
 
 
-def credentials_of(connection: TenantService) -> str:
-    """Names a generation of credentials, also beyond a registry that was lost and begun anew."""
-    return f"g{connection.generation}-{connection.connected_at:%Y%m%dT%H%M%S}"
+def backfill_id(job: Job, piece: Piece) -> str:
+    """What Dagster calls the backfill that shows this launch of a piece: at most 32 characters."""
+    return f"{job.job_id[:24]}-{piece.number}.{piece.attempt}"
+
+
+def _ends(partitions: Sequence[Partition]) -> tuple[str, str]:
+    return partitions[0].key, partitions[-1].key
 
 
 class _Plan:
@@ -110,7 +107,7 @@ class _Plan:
     def __init__(self, connection: TenantService, catalog: Catalog, name: str) -> None:
         self._connection = connection
         self._catalog = catalog
-        self._name = name
+        self.name = name
         known = catalog.services[connection.service].tables
         self.master = [t for t in connection.tables if known[t].master_data]
         self.others = [t for t in connection.tables if not known[t].master_data]
@@ -118,25 +115,23 @@ class _Plan:
     def launch(
         self,
         tables: Sequence[str],
-        partitions: Sequence[Partition],
+        stretch: tuple[str, str],
         mode: Mode,
         *,
         priority: int = _LIVE_PRIORITY,
     ) -> Launch:
-        """Raw, canonical and the histories of these tables, over these partitions."""
+        """Raw, canonical and the histories of these tables, from one partition to another."""
         tenant, service = self._connection.tenant, self._connection.service
         mappings = (self._catalog.mapping(service, table) for table in tables)
         fed = sorted({mapping[0].table for mapping in mappings if mapping})
-        stretch = [partitions[0].key, partitions[-1].key]
-        lane = "backfill" if mode is Mode.BACKFILL else "live"
         return Launch(
-            name="-".join((self._name, mode.value, *sorted(tables), *stretch)),
+            name="-".join((self.name, mode.value, *sorted(tables), *stretch)),
             keys=(
                 *keys.table_keys(self._connection, self._catalog, tables),
                 *(keys.history_key(tenant, table) for table in fed),
             ),
             tags={
                 **tags.range_tags(tenant, service, mode, stretch, priority=priority),
-                tags.LANE: f"{lane}/{tenant}/{service}",
+                tags.LANE: tags.lane(mode, tenant, service),
             },
         )

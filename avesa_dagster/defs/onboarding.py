@@ -9,11 +9,10 @@ from dagster._grpc.client import DagsterGrpcClient
 
 from avesa_dagster.control.base import TenantService
 from avesa_dagster.control.serving import servable
-from avesa_dagster.defs.launches import credentials_of, onboarding_launches
 from avesa_dagster.defs.resources import AvesaResource
 
 _RELOAD_SECONDS = 120
-_MOST_REQUESTS = 20
+_MOST_JOBS = 50
 Loaded = frozenset[tuple[object, ...]]
 
 
@@ -34,7 +33,7 @@ def onboarding_sensor(rows: Sequence[TenantService]) -> dg.SensorDefinition:
         minimum_interval_seconds=5,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Finds newly connected tenant services: brings their assets into the code "
-        "location and backfills them, recent months first. Once for each generation of "
+        "location and starts a backfill of what is missing. Once for each generation of "
         "credentials.",
     )
     def onboarding(
@@ -50,21 +49,27 @@ def onboarding_sensor(rows: Sequence[TenantService]) -> dg.SensorDefinition:
             installation.refresh_snapshot()
             return dg.SkipReason(_reload(context))
         known: dict[str, str] = json.loads(context.cursor or "{}")
-        requests: list[dg.RunRequest] = []
+        started: list[str] = []
         for row in registry:
             name = f"{row.tenant}/{row.service}"
             if not row.enabled or known.get(name) == credentials_of(row):
                 continue
-            if len(requests) >= _MOST_REQUESTS:
+            if len(started) >= _MOST_JOBS:
                 break  # the next tick goes on
-            launches = onboarding_launches(row, installation.catalog, installation.clock())
-            requests += [launch.request() for launch in launches]
+            job = installation.backfills.onboard(row, credentials_of(row))
+            started.append(f"{name}: {f'job {job.job_id}' if job else 'nothing is missing'}")
             known[name] = credentials_of(row)
-        if not requests:
-            return dg.SkipReason("every connected tenant service is known")
-        return dg.SensorResult(run_requests=requests, cursor=json.dumps(known, sort_keys=True))
+        said = "; ".join(started) or "every connected tenant service is known"
+        return dg.SensorResult(
+            skip_reason=dg.SkipReason(said), cursor=json.dumps(known, sort_keys=True)
+        )
 
     return onboarding
+
+
+def credentials_of(connection: TenantService) -> str:
+    """Names a generation of credentials, also beyond a registry that was lost and begun anew."""
+    return f"g{connection.generation}-{connection.connected_at:%Y%m%dT%H%M%S}"
 
 
 def _reload(context: dg.SensorEvaluationContext) -> str:

@@ -75,6 +75,15 @@ def sole_daemon(dagster_home: Path) -> Iterator[None]:
         yield
 
 
+def daemon_runs(dagster_home: Path) -> bool:
+    """Whether an `avesa dev` or `avesa demo` runs on this installation."""
+    try:
+        with sole_daemon(dagster_home):
+            return False
+    except ConfigurationError:
+        return True
+
+
 def is_free(port: int) -> bool:
     """Whether nobody listens on a port of the loopback interface."""
     with socket.socket() as probe:
@@ -201,13 +210,14 @@ def outcome_of(dagster_home: Path, tenant: str, since: datetime) -> RunsOutcome:
         failures = []
         for run in runs:
             if run.status is dg.DagsterRunStatus.FAILURE and "dagster/will_retry" not in run.tags:
-                failures.append(_failure(instance, run))
+                failures.append(failure_of(instance, run) or f"run {run.run_id} failed")
     return RunsOutcome(
         launched=len(runs), ended=all(run.is_finished for run in runs), failures=tuple(failures)
     )
 
 
-def _failure(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+def failure_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
+    """Why a step of the run failed; None if none did: the run's process ended otherwise."""
     records = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     for record in records:
         event = record.dagster_event
@@ -216,4 +226,4 @@ def _failure(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
             return data.user_failure_data.description
         if data and data.error:
             return data.error.message.strip()
-    return f"run {run.run_id} failed"
+    return None

@@ -2,18 +2,19 @@
 
 import dagster as dg
 
+from avesa_dagster.backfill.covered import connection_coverage
+from avesa_dagster.backfill.markdown import picture_markdown
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.control.base import TenantService
-from avesa_dagster.defs import keys, metadata, tags
+from avesa_dagster.defs import keys, metadata, raw_checks
+from avesa_dagster.defs.fetch import fetch, request_of
 from avesa_dagster.defs.partitions import backfill_policy, chosen_partitions
 from avesa_dagster.defs.resources import AvesaResource
 from avesa_dagster.defs.shared import FRESH, failing_clearly, name_run
-from avesa_dagster.extract.reconcile import reconcile
-from avesa_dagster.extract.request import Extracted, Fetched, Mode, Progress, Request
+from avesa_dagster.errors import AvesaError
+from avesa_dagster.extract.request import Extracted, Fetched, Mode, Request
 from avesa_dagster.lake import layout
 from avesa_dagster.lake.objects import Objects
-
-RECONCILES = "reconciles_with_source"
 
 
 def raw_asset(
@@ -43,13 +44,7 @@ def raw_asset(
                 freshness_policy=FRESH,
             )
         ],
-        check_specs=[
-            dg.AssetCheckSpec(
-                RECONCILES,
-                asset=key,
-                description="The lake holds at least what the service counted, window by window.",
-            )
-        ],
+        check_specs=raw_checks.specs(key),
         partitions_def=windows,
         backfill_policy=backfill_policy(connection),
         can_subset=False,
@@ -59,65 +54,45 @@ def raw_asset(
         name_run(context, connection)
         with failing_clearly():
             partitions = chosen_partitions(context.partition_keys, connection, installation.catalog)
-        request = Request(
-            tenant=tenant,
-            service=service,
-            table=table,
-            partitions=partitions,
-            mode=tags.mode_of(context.run),
-            token=tags.token_of(context.run),
-            run_id=context.run.run_id,
-        )
-        title = f"{tenant} {service} {table}"
-        context.log.info(
-            f"{title}: {request.mode.value} of {len(request.partitions)} partition(s), "
-            f"{request.partitions[0].key} to {request.partitions[-1].key}"
-        )
-
-        def report(progress: Progress) -> None:
-            context.log.info(_progress_line(title, progress))
-
-        with failing_clearly():
-            extracted = installation.extractor.extract(request, report, lambda: False)
+            request = request_of(context, installation, connection, table, partitions)
         objects = installation.objects
+        with failing_clearly():
+            try:
+                extracted = fetch(context, installation, request)
+            except AvesaError:
+                for fetched in installation.extractor.arrived(request):
+                    said = _raw_metadata(objects, fetched, connection, table)
+                    context.log_event(
+                        dg.AssetMaterialization(key, partition=fetched.partition.key, metadata=said)
+                    )
+                raise
         for fetched in extracted.partitions:
             context.add_asset_metadata(
                 _raw_metadata(objects, fetched, connection, table),
                 asset_key=key,
                 partition_key=fetched.partition.key,
             )
-        missing = reconcile(objects, extracted.chunks)
+        covered = connection_coverage(
+            installation.backfills.connection(tenant, service),
+            installation.catalog,
+            installation.control.ledger,
+            installation.control.watermarks,
+            installation.clock(),
+            [table],
+        )
+        if request.mode is not Mode.SYNC:  # a picture an hour would fill Dagster's storage
+            context.add_asset_metadata(
+                {"coverage": dg.MetadataValue.md(picture_markdown(covered))},
+                asset_key=key,
+                partition_key=partitions[-1].key,
+            )
         return dg.MaterializeResult(
             asset_key=key,
             metadata={"run": _run_line(extracted, request)},
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name=RECONCILES,
-                    passed=not missing,
-                    severity=dg.AssetCheckSeverity.ERROR,
-                    metadata={
-                        "windows compared": len(extracted.chunks),
-                        "windows that disagree": ", ".join(
-                            f"{item.window}: counted {item.counted}, held {item.held}"
-                            for item in missing
-                        )
-                        or "none",
-                    },
-                )
-            ],
+            check_results=raw_checks.results(installation, request, extracted, covered),
         )
 
     return compute
-
-
-def _progress_line(title: str, progress: Progress) -> str:
-    share = round(100 * progress.done / progress.total)
-    seconds = progress.seconds_left if progress.done < progress.total else None
-    left = "" if seconds is None else f", about {seconds:.0f} s left"
-    return (
-        f"{title}: chunk {progress.done}/{progress.total} ({share} %) {progress.ended} done, "
-        f"{progress.rows} rows, {progress.requests} requests{left}"
-    )
 
 
 def _run_line(extracted: Extracted, request: Request) -> str:

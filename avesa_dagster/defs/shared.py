@@ -13,11 +13,12 @@ from avesa_dagster.control.base import TenantService
 from avesa_dagster.defs import tags
 from avesa_dagster.errors import AvesaError, FatalError
 
-FRESH = dg.FreshnessPolicy.time_window(
-    fail_window=timedelta(hours=26), warn_window=timedelta(hours=3)
-)
+STALE = timedelta(hours=26)
+FRESH = dg.FreshnessPolicy.time_window(fail_window=STALE, warn_window=timedelta(hours=3))
 """The live sync is hourly: three missed ones are worth a look, a missed full one is a failure."""
 
+ANSWERS = "service_answers"
+"""The check on raw assets that shows the breaker of the tenant's service."""
 PREVIEWED = 8
 """Columns of a canonical preview."""
 

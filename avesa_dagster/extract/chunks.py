@@ -73,6 +73,7 @@ def _fetch_window(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -
         counted += segment.count
         rejected += _rejected(segment)
         rows = shop.held.new(raw.observations(segment.pages, chunk, shop.origin))
+        shop.profile.sample(rows.column("payload"))
         keys = [raw.write(shop.objects, rows, chunk, chunk.partition)] if rows.num_rows else []
         if not rejected:  # a retry has to meet the rejected ones again
             chunk = _checkpoint(chunk, segment, rows.num_rows, keys, shop, spent)
@@ -96,6 +97,7 @@ def _fetch_full(chunk: Chunk, source: Source, shop: Workshop, spent: _Spent) -> 
         pages, ahead = raw.future_records(segment.pages, shop.clock())
         rejected += [*_rejected(segment), *ahead]
         rows = raw.observations(pages, chunk, shop.origin)
+        shop.profile.sample(rows.column("payload"))
         if shop.sweeping:
             shop.held.note_listed(rows.column("record_id").to_pylist())
         unstamped = (r.record_id for p in pages for r in p.records if r.updated_at is None)

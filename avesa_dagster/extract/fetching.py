@@ -41,9 +41,14 @@ _DECISIVE = (CredentialsRefused, StoreError, Suspended)
 
 @dataclass(frozen=True, slots=True)
 class Attempted:
-    """One attempt at a chunk, for whoever counts them."""
+    """One attempt at a chunk, for whoever counts them.
+
+    Attributes:
+        records: That the chunk has when it is completed; 0 before.
+    """
 
     chunk: Chunk
+    records: int
     seconds: float
     requests: int
     retries: int
@@ -192,6 +197,7 @@ class Fetching:
             self._note(
                 Attempted(
                     chunk=fetched if ok else chunk,
+                    records=fetched.rows if ok else 0,
                     seconds=time.monotonic() - began,
                     requests=source.requests - requests,
                     retries=source.retries - retries,

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.control.base import Chunk
+from avesa_dagster.control.health import Drift
 from avesa_dagster.sources.base import Window
 
 
@@ -110,6 +111,8 @@ class Extracted:
     deleted: int
     hidden: int
     """Records that the lists lack, but that the service still has: a permission, not a deletion."""
+    drifts: tuple[Drift, ...]
+    """How the records' fields differ from what was known of them."""
     requests: int
     """Requests that this extraction spent, without those of the run that it resumes."""
     seconds: float

@@ -20,7 +20,7 @@ from avesa_dagster.control.base import (
     Watermarks,
 )
 from avesa_dagster.control.coverage import coverage
-from avesa_dagster.control.health import Breakers
+from avesa_dagster.control.health import Breakers, Drift, DriftLog
 from avesa_dagster.errors import (
     AvesaError,
     ConfigurationError,
@@ -31,6 +31,8 @@ from avesa_dagster.errors import (
     Where,
 )
 from avesa_dagster.extract import planner
+from avesa_dagster.extract.drift import Scope
+from avesa_dagster.extract.drift import note as note_drift
 from avesa_dagster.extract.fetching import Attempted, Fetching
 from avesa_dagster.extract.guard import Guard
 from avesa_dagster.extract.held import Held
@@ -55,6 +57,7 @@ class Extractor:
     watermarks: Watermarks
     ledger: Ledger
     breakers: Breakers
+    drift: DriftLog
     objects: Objects
     open_source: OpenSource
     clock: Clock
@@ -114,11 +117,12 @@ class Extractor:
             source.close()
         todo = [chunk for chunk in chunks if chunk.state is not ChunkState.COMPLETED]
         held = self._held(request)
+        shop = self._workshop(request, connection, held)
         fetching = Fetching(
             todo,
             [chunk for chunk in chunks if chunk.state is ChunkState.COMPLETED],
             open_source,
-            self._workshop(request, connection, held),
+            shop,
             guard,
             self.catalog.backfill.retry,
             stop=stop,
@@ -132,6 +136,7 @@ class Extractor:
         finally:
             stop.set()
             held.close()
+        drifts = self._drifts(request, shop, chunks)
         if fetching.failures:
             raise _together(fetching.failures, len(chunks))
         finished = self._ledger_rows(request)
@@ -141,6 +146,7 @@ class Extractor:
             chunks=tuple(finished),
             deleted=swept.deleted,
             hidden=swept.hidden,
+            drifts=tuple(drifts),
             requests=spent + fetching.requests,
             seconds=time.monotonic() - began,
         )
@@ -245,6 +251,20 @@ class Extractor:
         covered = self.ledger.covered(request.tenant, request.service, request.table)
         partitions = coverage(request.table, covered, request.partitions, upper)
         return [hole for partition in partitions for hole in partition.holes]
+
+    def _drifts(self, request: Request, shop: Workshop, chunks: Sequence[Chunk]) -> list[Drift]:
+        """What is new about the records' fields."""
+        whole = any(chunk.kind == "full" for chunk in chunks)
+        scope = Scope.HISTORY if request.mode is Mode.BACKFILL else Scope.CHANGES
+        return note_drift(
+            self.drift,
+            request.tenant,
+            request.service,
+            request.table,
+            shop.profile,
+            self.clock(),
+            scope=Scope.WHOLE if whole else scope,
+        )
 
     def _held(self, request: Request) -> Held:
         table = self.catalog.services[request.service].tables[request.table]

@@ -10,6 +10,7 @@ from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.catalog.models import SweepGuard
 from avesa_dagster.control.base import Ledger
 from avesa_dagster.extract.held import Held
+from avesa_dagster.extract.profile import Profile
 from avesa_dagster.extract.raw import Origin
 from avesa_dagster.lake.objects import Objects
 from avesa_dagster.sources.base import Clock
@@ -42,6 +43,8 @@ class Workshop:
         held: What the lake holds of the requested partitions, or of the whole table if a full
             pull or a sweep is asked for.
         sweeping: Whether a full pull also looks for deletions.
+        tally: Records that arrived.
+        profile: What their fields look like.
     """
 
     objects: Objects
@@ -55,6 +58,7 @@ class Workshop:
     held: Held
     sweeping: bool
     tally: Tally = field(default_factory=Tally)
+    profile: Profile = field(default_factory=Profile)
 
 
 @dataclass(frozen=True, slots=True)

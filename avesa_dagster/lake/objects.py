@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -101,13 +102,31 @@ class LocalObjects:
                 if path.stat().st_mtime < now - _ABANDONED_SECONDS:
                     path.unlink()
 
+    def prune(self, tenant: str) -> int:
+        """Removes what a tenant without objects leaves: its folders, whatever is in them that is no
+        object, and what its killed writers left in staging. No writer may be at work for it.
+
+        Returns:
+            How many staged files were removed.
+        """
+        removed = 0
+        with self._explained(f"{tenant}/"):
+            for path in (self.root / self._STAGING).glob(f"{tenant}.*"):
+                path.unlink()
+                removed += 1
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self._path(f"{tenant}/"))
+            if self.root.exists():
+                _sync(self.root)
+        return removed
+
     def location(self, key: str) -> str:
         return str(self._path(key))
 
     @contextmanager
     def create(self, key: str) -> Iterator[Path]:
         target = self._path(key)
-        staged = self.root / self._STAGING / uuid.uuid4().hex
+        staged = self.root / self._STAGING / f"{_owner(key)}.{uuid.uuid4().hex}"
         with self._explained(key):
             staged.parent.mkdir(parents=True, exist_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -196,6 +215,11 @@ class LocalObjects:
                 f"{self.root}: {key} cannot be read or written: {error.strerror or error}",
                 hint=hint,
             ) from error
+
+
+def _owner(key: str) -> str:
+    """The first part of a key: a tenant's name."""
+    return key.split("/", 1)[0]
 
 
 def _tag(status: os.stat_result) -> str:

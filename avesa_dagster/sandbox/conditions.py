@@ -326,6 +326,10 @@ class Interval:
     def __contains__(self, number: float) -> bool:
         return self.low <= number < self.high
 
+    def overlaps(self, other: Interval) -> bool:
+        """Whether some number is in both."""
+        return max(self.low, other.low) < min(self.high, other.high)
+
     @property
     def everything(self) -> bool:
         return self.low == -math.inf and self.high == math.inf

@@ -17,15 +17,19 @@ import threading
 import traceback
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
+from functools import partial
 
 from avesa_dagster.sandbox import answers, faults, listing
+from avesa_dagster.sandbox.conditions import Interval
 from avesa_dagster.sandbox.control import PREFIX, Control
+from avesa_dagster.sandbox.fetched import Fetch, fetch
 from avesa_dagster.sandbox.hostility import BEFORE, ON_PAGE, ON_WIRE, Fault, Traits
+from avesa_dagster.sandbox.outages import Outage
 from avesa_dagster.sandbox.schema import TABLE_OF_PATH
 from avesa_dagster.sandbox.site import Instance, Site
-from avesa_dagster.sandbox.traffic import Entry
+from avesa_dagster.sandbox.traffic import Admission, Entry
 from avesa_dagster.sandbox.wire import Request, Response, Server
 from avesa_dagster.sandbox.world import WorldSpec
 
@@ -111,12 +115,24 @@ class Service:
             query={k: v for k, v in request.query.items() if k != "conditions"},
         )
         self.site.traffic.arrive(entry)
-        response = self._refuse_or_answer(request, where, caller, entry)
-        response.delay += self.site.latency_seconds
+        admission = self._admit(where, caller)
+        response = self._refuse_or_answer(request, where, caller, entry, admission)
+        response.delay += self.site.latency_of(self._known(caller))
         if response.status:
-            self._add_headers(request, response)
+            self._add_headers(request, response, admission)
         self.site.traffic.depart(entry, response.status, response.rows, response.fault)
         return response
+
+    def _known(self, caller: tuple[str, str, str] | None) -> Instance | None:
+        """The company that a caller says to be of, if there is one of that name."""
+        return None if caller is None else self.site.instances.get(caller[0])
+
+    def _admit(self, where: Route, caller: tuple[str, str, str] | None) -> Admission:
+        if where.kind == "companyinfo":
+            return Admission(0.0, None)
+        if caller is None:
+            return self.site.traffic.admit(None, "anonymous")
+        return self.site.traffic.admit(caller[0], "+".join(caller[:2]))
 
     def _refuse_or_answer(
         self,
@@ -124,14 +140,48 @@ class Service:
         where: Route,
         caller: tuple[str, str, str] | None,
         entry: Entry,
+        admission: Admission,
     ) -> Response:
-        site = self.site
-        if where.kind != "companyinfo":
-            refused = self._limit(caller)
-            if refused is not None:
-                return refused
+        if admission.wait > 0:
+            return self._too_many(admission)
         traits = Traits(entry.kind, where.table, entry.company_id, self._stream(request, where))
-        fault = site.hostility.choose(traits)
+        outage = self._outage(request, where, traits)
+        if outage is not None and outage.status is not None:
+            failed = answers.failure(outage.status, "json", None, f"Outage {outage.name}.")
+            failed.fault = outage.kind
+            return failed
+        response = self._answer_with_faults(request, where, caller, traits)
+        if outage is not None and response.fault is None:
+            response.fault = outage.kind
+        return response
+
+    def _outage(self, request: Request, where: Route, traits: Traits) -> Outage | None:
+        """The outage that a request meets, after it has hung for as long as that wants."""
+
+        def changed() -> Interval:
+            if where.table is None:
+                return Interval()
+            try:
+                return listing.read(request, where.table, 1, paged=False).filter.updated
+            except listing.BadRequest:
+                return Interval()
+
+        if where.kind == "companyinfo":
+            traits = replace(traits, company_id=where.key)
+        outage = self.site.outages.met_by(traits, changed)
+        if outage is not None and outage.seconds > 0:
+            outage.healed.wait(outage.seconds)
+        return outage
+
+    def _answer_with_faults(
+        self,
+        request: Request,
+        where: Route,
+        caller: tuple[str, str, str] | None,
+        traits: Traits,
+    ) -> Response:
+        site, hostility = self.site, self.site.hostility_to(self._known(caller))
+        fault = hostility.choose(traits)
         if fault is not None and fault.kind in BEFORE:
             replaced = faults.instead(fault, site, request)
             if replaced is not None:
@@ -139,13 +189,13 @@ class Service:
                 return replaced
         response, effective = self._answer(request, where, caller, fault)
         if fault is not None and fault.kind in ON_WIRE and response.status == 200:
-            effective = faults.damage(fault, response, site.hostility)
+            effective = faults.damage(fault, response, hostility)
         if fault is not None:
             faults.slow_down(fault, response)
             if effective or fault.kind in BEFORE:
                 response.fault = fault.kind
             else:
-                site.hostility.withdraw(traits)
+                hostility.withdraw(traits)
         return response
 
     def _answer(
@@ -178,14 +228,11 @@ class Service:
             except listing.BadRequest as problem:
                 return answers.error(400, "ConnectWiseApi", str(problem)), False
 
-    def _limit(self, caller: tuple[str, str, str] | None) -> Response | None:
-        wait = self.site.traffic.admit("+".join(caller[:2]) if caller else "anonymous")
-        if wait <= 0:
-            return None
+    def _too_many(self, admission: Admission) -> Response:
         with self._refusals_lock:
             self._refusals += 1
             shape = "json" if self._refusals % 2 else "cloudflare"
-        return answers.too_many(str(math.ceil(wait)), shape)
+        return answers.too_many(str(math.ceil(admission.wait)), shape)
 
     def _denied(
         self, request: Request, caller: tuple[str, str, str] | None, instance: Instance | None
@@ -248,12 +295,13 @@ class Service:
     def _list(
         self, request: Request, where: Route, instance: Instance, fault: Fault | None
     ) -> tuple[Response, bool]:
-        site, standing = self.site, self.site.hostility.standing
+        site, hostility = self.site, self.site.hostility_to(instance)
+        standing = hostility.standing
         assert where.table is not None
         table = instance.world.tables[where.table]
         ask = listing.read(request, where.table, standing.page_clamp)
         misread = faults.ask_for(fault, ask)
-        ties = site.hostility.below(2**31) if standing.shuffle_ties else None
+        ties = hostility.below(2**31) if standing.shuffle_ties else None
         page = listing.answer(
             table,
             misread or ask,
@@ -263,15 +311,25 @@ class Service:
         )
         effective = misread is not None
         stream = f"{instance.company_id}|{table.name}|{ask.stream}"
-        previous = site.hostility.previous_page(stream, page.rows)
+        previous = hostility.previous_page(stream, page.rows)
         if fault is not None and fault.kind in ON_PAGE and misread is None:
-            effective = faults.spoil(fault, page, previous, site.hostility)
+            effective = faults.spoil(fault, page, previous, hostility)
         site.disturb(instance, table, page.matching)
         response = answers.json_response(200, b"[" + b",".join(page.rows) + b"]")
         response.rows = len(page.rows)
         if page.link is not None:
             response.headers.append(("Link", page.link))
+        if page.rows:
+            query = request.query
+            asked = fetch(instance.company_id, table.name, _conditions(request), query, ask)
+            response.sending = partial(self._note, response, asked)
         return response, effective
+
+    def _note(self, response: Response, asked: Fetch, listening: bool) -> None:
+        """Count a page of records that is about to be sent."""
+        spoilt = response.fault not in (None, "slow", "hang")
+        rows = response.rows or 0
+        self.site.fetched.note(asked, rows, spoilt=spoilt, delivered=listening)
 
     def _stream(self, request: Request, where: Route) -> str:
         if where.table is None:
@@ -283,7 +341,7 @@ class Service:
         caller = request.headers.get("authorization", "")
         return f"{caller}|{where.table}|{where.kind}|{where.key}|{conditions}"
 
-    def _add_headers(self, request: Request, response: Response) -> None:
+    def _add_headers(self, request: Request, response: Response, admission: Admission) -> None:
         found = _VERSION.search(request.headers.get("accept", ""))
         response.headers += [
             ("Date", formatdate(self.site.clock.now(), usegmt=True)),
@@ -291,6 +349,10 @@ class Service:
             ("x-cw-request-id", str(uuid.uuid4())),
             ("x-server-name", "SIM-WEB-1"),
         ]
+        if admission.announce is not None:
+            limit, remaining = admission.announce
+            response.headers.append(("X-RateLimit-Limit", str(limit)))
+            response.headers.append(("X-RateLimit-Remaining", str(remaining)))
 
 
 def _conditions(request: Request) -> str | None:

@@ -1,12 +1,25 @@
 """The simulator's back door: `POST /__sim__/{method}`, JSON in and out, header `X-Sim-Token`.
 
-Every method that concerns one company takes `company_id`; without it the first company is meant.
-Instants are ISO 8601 texts or seconds since 1970 UTC. What is not given to `reset` is as it was
-when the process started, except `now` (the real time) and `hostility` (none).
+Every method that concerns one company's records takes `company_id`; without it the first company is
+meant. Where it is written `company_id?`, leaving it out means the whole site. Instants are ISO 8601
+texts or seconds since 1970 UTC. What is not given to `reset` is as it was when the process started,
+except `now` (the real time) and `hostility` (none).
 
     reset          seed, sizes{}, years, now, limit_per_minute, latency_ms, page_clamp, hostility{}
-    hostility      a script, see `hostility`; {} ends it
-    limit, latency limit_per_minute | null; latency_ms
+    hostility      company_id?, a script, see `hostility`; {} ends it. A company's own script is in
+                   force for it in place of the site's
+    limit          limit_per_minute | null, company_id?, announced, forget → {}
+                   per credential; a company's own limit goes before the site's. `announced`: every
+                   answer tells it in X-RateLimit-Limit and X-RateLimit-Remaining. `forget` (true):
+                   the requests of the last minute do not count against it
+    latency        latency_ms, company_id?
+    fail           company_id?, table, start, end, on, status (500), name → name; see `outages`
+                   Until healed, requests that match answer with this status. With `start` or `end`
+                   only those whose own conditions bound the change time and overlap [start, end)
+    hang           seconds, and as `fail` (status: as usual): they are answered so much later, or
+                   when healed
+    heal           name | names, company_id?, table (none: all outages) → met {name: requests}
+    outages        → outages [{name, company_id, table, status, seconds, met}]
     mutate         table, ids | count, at     → ids
     create         table, count, at           → ids
     delete         table, ids | count, at     → ids
@@ -16,11 +29,15 @@ when the process started, except `now` (the real time) and `hostility` (none).
     clock          now | offset_seconds, stopped  → now, epoch
     advance        seconds                    → now, epoch
     codebase       to                         → codebase
-    add_company    company_id, seed, sizes{}, years  → credentials
+    add_company    company_id, seed, sizes{}, years, limit_per_minute, announced, latency_ms,
+                   hostility{}                → credentials
+    companies      → companies {company_id: {credentials, sizes{}}}
     revoke, restore  company_id
     truth          table, ids                 → records {id: {deleted_at, poison, versions []}}
     truth_current  table, ids                 → records {id: {…}}, pending
-    stats          log (how many requests)    → counts; stats_reset
+    stats          log (how many requests)    → counts, per minute and company too
+    fetched        company_id?, table         → pages: what was given and how often, see `fetched`
+    stats_reset    the counts of `stats` and `fetched`
 """
 
 from __future__ import annotations
@@ -29,14 +46,19 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from avesa_dagster.sandbox.answers import json_response
+from avesa_dagster.sandbox.conditions import Interval
 from avesa_dagster.sandbox.hostility import Hostility
+from avesa_dagster.sandbox.outages import Outage
 from avesa_dagster.sandbox.poison import POISONS
+from avesa_dagster.sandbox.schema import TABLES
 from avesa_dagster.sandbox.site import DEFAULT_COMPANY, Instance, Site
 from avesa_dagster.sandbox.table import Record, Table
 from avesa_dagster.sandbox.timestamps import seconds, stamp
+from avesa_dagster.sandbox.traffic import Limit
 from avesa_dagster.sandbox.wire import Request, Response
 
 PREFIX = "/__sim__/"
@@ -54,6 +76,19 @@ def _whole_second(value: Any) -> int | None:
     return None if instant is None else int(instant)
 
 
+def _changed(given: Arguments) -> Interval | None:
+    """The change times that an outage is for; None if neither end is given."""
+    start, end = _instant(given.get("start")), _instant(given.get("end"))
+    if start is None and end is None:
+        return None
+    changed = Interval(
+        Interval().low if start is None else start, Interval().high if end is None else end
+    )
+    if changed.low >= changed.high:
+        raise ValueError(f"start {given['start']!r} is not before end {given['end']!r}")
+    return changed
+
+
 class Control:
     """The control methods of one site."""
 
@@ -62,13 +97,17 @@ class Control:
         self._token = token
         first = site.instances[DEFAULT_COMPANY].world
         self._first_seed, self._first_spec = first.seed, first.spec
-        self._first_limit = site.traffic.limit_per_minute
+        self._first_limit = Limit(site.traffic.limit_per_minute)
         self._first_latency = site.latency_seconds
         self._methods: dict[str, Callable[[Arguments], Any]] = {
             "reset": self._reset,
             "hostility": self._hostility,
             "limit": self._limit,
             "latency": self._latency,
+            "fail": lambda given: self._outage({"status": 500} | given),
+            "hang": lambda given: self._outage({"seconds": given["seconds"]} | given),
+            "heal": self._heal,
+            "outages": lambda given: {"outages": self._site.outages.report()},
             "mutate": self._mutate,
             "delete": self._delete,
             "undelete": self._undelete,
@@ -80,11 +119,13 @@ class Control:
             "advance": self._advance,
             "codebase": self._codebase,
             "add_company": self._add_company,
+            "companies": self._companies,
             "revoke": lambda given: self._revoke(given, True),
             "restore": lambda given: self._revoke(given, False),
             "truth": self._truth,
             "truth_current": self._truth_current,
             "stats": lambda given: self._site.traffic.report(int(given.get("log", 0))),
+            "fetched": self._fetched,
             "stats_reset": self._stats_reset,
         }
 
@@ -108,6 +149,10 @@ class Control:
             raise ValueError(f"no company {company_id!r}")
         return self._site.instances[company_id]
 
+    def _one(self, given: Arguments) -> Instance | None:
+        """The company that is named, None for the whole site."""
+        return self._instance(given) if given.get("company_id") is not None else None
+
     def _table(self, instance: Instance, given: Arguments) -> Table:
         if given.get("table") not in instance.world.tables:
             raise ValueError(f"table must be one of {list(instance.world.tables)}")
@@ -123,9 +168,11 @@ class Control:
             self._first_spec.sized(sizes),
             _instant(given.get("now")),
         )
-        self._site.traffic.limit_per_minute = given.get("limit_per_minute", self._first_limit)
-        self._site.traffic.forget_limit()
-        self._site.traffic.reset()
+        traffic = self._site.traffic
+        traffic.forget_own_limits()
+        limited = "limit_per_minute" in given
+        traffic.set_limit(Limit(given["limit_per_minute"]) if limited else self._first_limit)
+        self._stats_reset({})
         self._site.latency_seconds = given.get("latency_ms", self._first_latency * 1000) / 1000
         script = dict(given.get("hostility", {}))
         if "page_clamp" in given:
@@ -134,17 +181,60 @@ class Control:
         return {"now": stamp(int(self._site.clock.now()))}
 
     def _hostility(self, given: Arguments) -> Any:
-        self._site.hostility = Hostility.parse(given)
+        instance = self._one(given)
+        script = {name: value for name, value in given.items() if name != "company_id"}
+        if instance is None:
+            self._site.hostility = Hostility.parse(script)
+        else:
+            instance.hostility = Hostility.parse(script) if script else None
         return {}
 
     def _limit(self, given: Arguments) -> Any:
-        self._site.traffic.limit_per_minute = given["limit_per_minute"]
-        self._site.traffic.forget_limit()
+        instance = self._one(given)
+        self._site.traffic.set_limit(
+            Limit(given["limit_per_minute"], bool(given.get("announced", False))),
+            None if instance is None else instance.company_id,
+            forget=bool(given.get("forget", True)),
+        )
         return {}
 
     def _latency(self, given: Arguments) -> Any:
-        self._site.latency_seconds = float(given["latency_ms"]) / 1000
+        instance, seconds_each = self._one(given), float(given["latency_ms"]) / 1000
+        if instance is None:
+            self._site.latency_seconds = seconds_each
+        else:
+            instance.latency_seconds = seconds_each
         return {}
+
+    def _outage(self, given: Arguments) -> Any:
+        known = {"company_id", "table", "start", "end", "on", "status", "name", "seconds"}
+        if set(given) - known:
+            raise ValueError(f"an outage has no {sorted(set(given) - known)}")
+        instance = self._one(given)
+        on = given.get("on")
+        outage = Outage(
+            name=str(given.get("name", "")),
+            company_id=None if instance is None else instance.company_id,
+            table=self._table_name(given),
+            changed=_changed(given),
+            on=None if on is None else frozenset([on] if isinstance(on, str) else on),
+            status=given.get("status"),
+            seconds=float(given.get("seconds", 0.0)),
+        )
+        return {"name": self._site.outages.declare(outage)}
+
+    def _heal(self, given: Arguments) -> Any:
+        names = [given["name"]] if "name" in given else given.get("names")
+        instance = self._one(given)
+        company_id = None if instance is None else instance.company_id
+        return {"met": self._site.outages.heal(names, company_id, self._table_name(given))}
+
+    def _table_name(self, given: Arguments) -> str | None:
+        """The table that is named, None for all."""
+        name = given.get("table")
+        if name is not None and name not in TABLES:
+            raise ValueError(f"table must be one of {list(TABLES)}")
+        return None if name is None else str(name)
 
     def _chosen(
         self, instance: Instance, table: Table, given: Arguments, *, deleted: bool = False
@@ -237,15 +327,39 @@ class Control:
         if "years" in given:
             sizes["years"] = given["years"]
         seed = int(given.get("seed", len(site.instances) + 1))
+        hostility = Hostility.parse(given["hostility"]) if given.get("hostility") else None
         instance = site.add(company_id, seed, self._first_spec.sized(sizes))
+        instance.hostility = hostility
+        about = given | {"company_id": company_id}
+        if "limit_per_minute" in given:
+            self._limit(about)
+        if "latency_ms" in given:
+            self._latency(about)
         return {"credentials": instance.credentials(site.url)}
+
+    def _companies(self, given: Arguments) -> Any:
+        return {
+            "companies": {
+                instance.company_id: {
+                    "credentials": instance.credentials(self._site.url),
+                    "sizes": asdict(instance.world.spec),
+                }
+                for instance in list(self._site.instances.values())
+            }
+        }
 
     def _revoke(self, given: Arguments, revoked: bool) -> Any:
         self._instance(given).revoked = revoked
         return {}
 
+    def _fetched(self, given: Arguments) -> Any:
+        instance = self._one(given)
+        company_id = None if instance is None else instance.company_id
+        return {"pages": self._site.fetched.report(company_id, self._table_name(given))}
+
     def _stats_reset(self, given: Arguments) -> Any:
         self._site.traffic.reset()
+        self._site.fetched.reset()
         return {}
 
     def _truth(self, given: Arguments) -> bytes:

@@ -8,7 +8,9 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from avesa_dagster.sandbox.fetched import Fetched
 from avesa_dagster.sandbox.hostility import Hostility
+from avesa_dagster.sandbox.outages import Outages
 from avesa_dagster.sandbox.table import Table
 from avesa_dagster.sandbox.timestamps import Clock
 from avesa_dagster.sandbox.traffic import Traffic
@@ -24,11 +26,16 @@ def _digest(text: str, length: int) -> str:
 
 @dataclass
 class Instance:
-    """One company's instance of the service: its keys and its records, behind one lock."""
+    """One company's instance of the service: its keys and its records, behind one lock.
+
+    `hostility` and `latency_seconds` are its own; None is as on the rest of the site.
+    """
 
     company_id: str
     world: World
     revoked: bool = False
+    hostility: Hostility | None = None
+    latency_seconds: float | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -63,6 +70,8 @@ class Site:
     ) -> None:
         self.url = ""
         self.traffic = Traffic(limit_per_minute)
+        self.fetched = Fetched()
+        self.outages = Outages()
         self.latency_seconds = 0.0
         self.rebuild(seed, spec, now)
 
@@ -70,6 +79,7 @@ class Site:
         """Start afresh with one company, well behaved."""
         self.clock = Clock(now)
         self.hostility = Hostility()
+        self.outages.heal(None, None, None)
         self.codebase = FIRST_CODEBASE
         self.mutations_frozen = False
         self.instances: dict[str, Instance] = {}
@@ -81,6 +91,16 @@ class Site:
         self.instances[company_id] = instance
         return instance
 
+    def hostility_to(self, instance: Instance | None) -> Hostility:
+        """The script in force for a company's requests; None is a caller of no known company."""
+        own = None if instance is None else instance.hostility
+        return self.hostility if own is None else own
+
+    def latency_of(self, instance: Instance | None) -> float:
+        """Seconds that every answer to a company takes."""
+        own = None if instance is None else instance.latency_seconds
+        return self.latency_seconds if own is None else own
+
     def upgrade(self, to: str | None = None) -> None:
         """Move to another codebase: the old path is gone at once."""
         if to is None:
@@ -90,7 +110,7 @@ class Site:
 
     def restricted(self, instance: Instance, table: str, id: int) -> bool:
         """Whether the permission loss in force hides this row."""
-        standing = self.hostility.standing
+        standing = self.hostility_to(instance).standing
         if standing.restricted_share <= 0:
             return False
         if standing.restricted_tables is not None and table not in standing.restricted_tables:
@@ -100,7 +120,7 @@ class Site:
 
     def permitted(self, instance: Instance, table: str, ids: Sequence[int]) -> Sequence[int]:
         """The ids that lists and counts may show."""
-        if self.hostility.standing.restricted_share <= 0:
+        if self.hostility_to(instance).standing.restricted_share <= 0:
             return ids
         return [id for id in ids if not self.restricted(instance, table, id)]
 
@@ -110,8 +130,8 @@ class Site:
         """Change records as of `at` (default: the simulator's now), some of them visible late."""
         now = self.clock.now()
         moment = int(now) if at is None else at
-        late, prompt = self._split(ids)
-        visible_at = now + self.hostility.standing.late_seconds
+        late, prompt = self._split(instance, ids)
+        visible_at = now + self.hostility_to(instance).standing.late_seconds
         changed = instance.world.mutate(table, prompt, moment)
         return changed + instance.world.mutate(table, late, moment, visible_at)
 
@@ -121,14 +141,14 @@ class Site:
         """Enter records as of `at` (default: the simulator's now), some of them visible late."""
         now = self.clock.now()
         moment = int(now) if at is None else at
-        late, prompt = self._split(range(count))
-        visible_at = now + self.hostility.standing.late_seconds
+        late, prompt = self._split(instance, range(count))
+        visible_at = now + self.hostility_to(instance).standing.late_seconds
         made = instance.world.create(table, len(prompt), moment)
         return made + instance.world.create(table, len(late), moment, visible_at)
 
     def disturb(self, instance: Instance, table: Table, matching: Sequence[int]) -> None:
         """What happens in the business between one page and the next."""
-        standing, world = self.hostility.standing, instance.world
+        standing, world = self.hostility_to(instance).standing, instance.world
         if self.mutations_frozen:
             return
         if standing.mutate_per_request:
@@ -141,12 +161,13 @@ class Site:
         if standing.create_per_request:
             self.create(instance, table.name, standing.create_per_request)
 
-    def _split(self, ids: Iterable[int]) -> tuple[list[int], list[int]]:
+    def _split(self, instance: Instance, ids: Iterable[int]) -> tuple[list[int], list[int]]:
         """(late, prompt): which of these changes the late-visibility in force delays."""
-        standing = self.hostility.standing
+        hostility = self.hostility_to(instance)
+        standing = hostility.standing
         late: list[int] = []
         prompt: list[int] = []
         for id in ids:
-            delayed = standing.late_seconds > 0 and self.hostility.chance() < standing.late_share
+            delayed = standing.late_seconds > 0 and hostility.chance() < standing.late_share
             (late if delayed else prompt).append(id)
         return late, prompt

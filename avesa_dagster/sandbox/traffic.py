@@ -2,7 +2,8 @@
 
 The limit is a sliding 60-second window of real (monotonic) time for each credential, over the
 requests that were let through; a refused request does not push the window on. [INF] The largest
-window is exact, because a sliding maximum is reached at some arrival.
+window is exact, because a sliding maximum is reached at some arrival. A company may have a limit of
+its own; an announced one is told in headers, which ConnectWise itself does not do. [INF]
 """
 
 from __future__ import annotations
@@ -35,6 +36,25 @@ class Entry:
     fault: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Requests a minute for each credential (None: no limit); announced in headers or not."""
+
+    per_minute: int | None = None
+    announced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Whether a request is let through (`wait` 0) or must wait so many seconds.
+
+    `announce` is (limit, what remains of it now) where the limit is announced, else None.
+    """
+
+    wait: float
+    announce: tuple[int, int] | None
+
+
 class SlidingWindow:
     """Arrivals of the last 60 seconds, and the most that any 60 seconds held."""
 
@@ -50,6 +70,10 @@ class SlidingWindow:
         self._expire(now)
         self._arrivals.append(now)
         self.largest = max(self.largest, len(self._arrivals))
+
+    def __len__(self) -> int:
+        """How many arrivals it held when it was last asked."""
+        return len(self._arrivals)
 
     def wait(self, now: float, limit: int) -> float:
         """Seconds until one more arrival would keep within the limit; 0 if it does now."""
@@ -67,8 +91,14 @@ class Traffic:
     def __init__(self, limit_per_minute: int | None) -> None:
         self._lock = threading.Lock()
         self._accepted: dict[str, SlidingWindow] = {}
-        self.limit_per_minute = limit_per_minute
+        self._limit = Limit(limit_per_minute)
+        self._own_limits: dict[str, Limit] = {}
         self.reset()
+
+    @property
+    def limit_per_minute(self) -> int | None:
+        """The limit of every company that has none of its own."""
+        return self._limit.per_minute
 
     def reset(self) -> None:
         """Forget the statistics, not the limit's window."""
@@ -80,16 +110,35 @@ class Traffic:
             self._statuses: Counter[str] = Counter()
             self._faults: Counter[str] = Counter()
             self._minutes: dict[int, Counter[str]] = {}
+            self._own_minutes: dict[str, dict[int, Counter[str]]] = {}
             self._total = 0
             self._refused = 0
             self._log: deque[Entry] = deque(maxlen=_LOG_LENGTH)
             for window in self._accepted.values():
                 window.largest = 0
 
-    def forget_limit(self) -> None:
-        """Start every credential's window afresh."""
+    def set_limit(
+        self, limit: Limit, company_id: str | None = None, *, forget: bool = True
+    ) -> None:
+        """Set one company's own limit, or the limit of all that have none of their own.
+
+        Args:
+            forget: start the windows concerned afresh, as if no request had been made.
+        """
         with self._lock:
-            self._accepted.clear()
+            if company_id is None:
+                self._limit = limit
+            else:
+                self._own_limits[company_id] = limit
+            for credential in list(self._accepted) if forget else ():
+                owner = credential.partition("+")[0]
+                if owner not in self._own_limits if company_id is None else owner == company_id:
+                    del self._accepted[credential]
+
+    def forget_own_limits(self) -> None:
+        """Give every company the common limit again."""
+        with self._lock:
+            self._own_limits.clear()
 
     def arrive(self, entry: Entry) -> None:
         """Count a request and put it in the log."""
@@ -98,25 +147,31 @@ class Traffic:
             self._total += 1
             entry.number, entry.at = self._total, round(now - self._began, 4)
             self._kinds[entry.kind] += 1
-            self._minute(now)["requests"] += 1
+            for minute in self._minutes_of(entry.company_id, now):
+                minute["requests"] += 1
             if entry.company_id is not None:
                 self._credentials[entry.company_id] += 1
                 self._attempts.setdefault(entry.company_id, SlidingWindow()).record(now)
             self._log.append(entry)
 
-    def admit(self, credential: str) -> float:
-        """0.0 if the credential may make this request now, else the seconds that it must wait."""
+    def admit(self, company_id: str | None, credential: str) -> Admission:
+        """Let a credential's request through, or say how long it must wait."""
         now = time.monotonic()
         with self._lock:
+            limit = self._limit
+            if company_id is not None:
+                limit = self._own_limits.get(company_id, limit)
             window = self._accepted.setdefault(credential, SlidingWindow())
-            if self.limit_per_minute is not None:
-                wait = window.wait(now, self.limit_per_minute)
-                if wait > 0:
-                    self._refused += 1
-                    self._minute(now)["refused"] += 1
-                    return wait
-            window.record(now)
-            return 0.0
+            wait = 0.0 if limit.per_minute is None else window.wait(now, limit.per_minute)
+            if wait > 0:
+                self._refused += 1
+                for minute in self._minutes_of(company_id, now):
+                    minute["refused"] += 1
+            else:
+                window.record(now)
+            if limit.per_minute is None or not limit.announced:
+                return Admission(wait, None)
+            return Admission(wait, (limit.per_minute, max(0, limit.per_minute - len(window))))
 
     def depart(self, entry: Entry, status: int, rows: int | None, fault: str | None) -> None:
         """Note how a request ended; `status` 0 is a connection that got no answer."""
@@ -142,10 +197,22 @@ class Traffic:
                 "max_in_60s": max(attempts.values(), default=0),
                 "max_in_60s_by_credential": attempts,
                 "max_accepted_in_60s_by_credential": accepted,
-                "per_minute": [{"minute": n} | dict(c) for n, c in sorted(self._minutes.items())],
+                "per_minute": _by_minute(self._minutes),
+                "per_minute_by_credential": {
+                    name: _by_minute(minutes) for name, minutes in self._own_minutes.items()
+                },
                 "faults": dict(self._faults),
                 "log": [asdict(entry) for entry in list(self._log)[-log:]] if log else [],
             }
 
-    def _minute(self, now: float) -> Counter[str]:
-        return self._minutes.setdefault(int((now - self._began) // 60), Counter())
+    def _minutes_of(self, company_id: str | None, now: float) -> list[Counter[str]]:
+        """The counters that a request of now belongs to: the minute of all, and the company's."""
+        number = int((now - self._began) // 60)
+        kept = [self._minutes]
+        if company_id is not None:
+            kept.append(self._own_minutes.setdefault(company_id, {}))
+        return [minutes.setdefault(number, Counter()) for minutes in kept]
+
+
+def _by_minute(minutes: dict[int, Counter[str]]) -> list[dict[str, int]]:
+    return [{"minute": number} | dict(counts) for number, counts in sorted(minutes.items())]

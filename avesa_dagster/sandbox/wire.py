@@ -7,6 +7,7 @@ daemon thread a connection, keep-alive, TCP_NODELAY.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
@@ -49,6 +50,8 @@ class Response:
     `delay` seconds pass first, and `drip` seconds while the body trickles. `cut_at` is the number
     of body bytes after which the connection ends; `reset` ends it with RST instead of FIN;
     `hang_up` ends it, unannounced, after a whole answer. `status` 0 sends nothing at all.
+    `sending` is called when the delay is over, before the first byte is sent, with whether the
+    client is still there.
     """
 
     status: int
@@ -62,6 +65,7 @@ class Response:
     drip: float = 0.0
     rows: int | None = None
     fault: str | None = None
+    sending: Callable[[bool], None] | None = None
 
 
 Handler = Callable[[Request], Response]
@@ -138,6 +142,8 @@ def _deliver(connection: socket.socket, request: Request, response: Response) ->
     """Send the answer; True if the connection may be used again."""
     if response.delay > 0:
         time.sleep(response.delay)
+    if response.sending is not None:
+        response.sending(_listening(connection))
     if response.status:
         _send(connection, response)
     if response.reset:
@@ -148,6 +154,18 @@ def _deliver(connection: socket.socket, request: Request, response: Response) ->
     if not response.status or response.cut_at is not None or response.framing == "close":
         return False
     return not response.hang_up and request.headers.get("connection", "").lower() != "close"
+
+
+def _listening(connection: socket.socket) -> bool:
+    """Whether the client has not closed its side of the connection."""
+    waiting = select.poll()
+    waiting.register(connection, select.POLLIN)
+    if not waiting.poll(0):
+        return True
+    try:
+        return connection.recv(1, socket.MSG_PEEK) != b""
+    except OSError:
+        return False
 
 
 def _send(connection: socket.socket, response: Response) -> None:

@@ -212,6 +212,18 @@ class SqliteBudget:
 
         return self._transact(look)
 
+    def forget(self, key: str) -> int:
+        """Removes all that is known of a key; returns how many rows. A request under way still
+        leaves its slot when it ends."""
+
+        def remove(connection: sqlite3.Connection, now: int) -> int:
+            return sum(
+                connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,)).rowcount
+                for table in ("Keys", "Paces", "Slots", "Tickets")
+            )
+
+        return self._transact(remove)
+
     def close(self) -> None:
         """Closes the file; a later call opens it again."""
         with self._turn:

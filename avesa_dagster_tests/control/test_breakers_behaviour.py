@@ -192,7 +192,7 @@ STEPS = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=st.lists(STEPS, max_size=40))
 def test_it_follows_the_rules_whatever_happens(steps: list[tuple[str, int]]) -> None:
     from .conftest import OPENERS

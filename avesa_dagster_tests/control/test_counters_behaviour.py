@@ -56,7 +56,7 @@ SAMPLES = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(calls=st.lists(st.lists(SAMPLES, max_size=5), max_size=4))
 def test_it_is_a_sum(calls: list[list[Sample]]) -> None:
     expected: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from avesa_dagster.control.base import Chunk, ChunkState, Covered
+from avesa_dagster.control.coverage import union
 from avesa_dagster.errors import ConfigurationError, StoreError
 
 from .conftest import OPENERS, Control, Opener, day
@@ -188,6 +189,9 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.covered("acme", None, "u") == [o for o in covered if o.table == "u"]
         assert self.ledger.covered("acme", "connectwise") == covered
         assert self.ledger.covered("other") == []
+        assert self.ledger.stretches("acme", "connectwise", "u") == union(
+            one for one in covered if one.table == "u"
+        )
         written = {
             name
             for (_, table, chunk_id), names in self.model.written.items()
@@ -301,3 +305,26 @@ def test_every_field_of_a_chunk_survives(control: Control) -> None:
     assert len(dataclasses.fields(Chunk)) == 22
     assert control.ledger.plan([full], now=day(2)) == [full]
     assert control.ledger.rows("r", "a", "b", "c") == [full]
+
+
+def test_stretches_are_what_completed_windows_and_full_pulls_cover(control: Control) -> None:
+    def done(first: int, last: int, kind: str = "window", **of: str) -> None:
+        one = replace(
+            chunk(), chunk_id=f"{kind}{first}-{last}", kind=kind, start=day(first), end=day(last),
+            **of,
+        )  # fmt: skip
+        control.ledger.plan([one], now=day(0))
+        control.ledger.begin(one, now=day(0))
+        control.ledger.complete(one, source_count=0, requests=0, now=day(0))
+
+    for first, last in ((8, 9), (0, 2), (1, 4), (4, 5), (1, 2), (7, 7)):
+        done(first, last)
+    done(11, 12, "full")
+    done(6, 20, "sweep")
+    done(5, 6, tenant="other")
+    done(5, 6, service="other")
+    done(5, 6, table="other")
+    control.ledger.plan([replace(chunk(), chunk_id="open", start=day(5), end=day(6))], now=day(0))
+    expected = [(day(0), day(5)), (day(8), day(9)), (day(11), day(12))]
+    assert control.ledger.stretches("acme", "connectwise", "t") == expected
+    assert union(control.ledger.covered("acme", "connectwise", "t")) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def test_reconnecting_counts_the_generation_and_keeps_number_and_date(control: C
     assert (again.number, again.connected_at, again.generation) == (first.number, day(10), 2)
     assert (again.enabled, again.tables, again.requests_per_minute) == (True, (), None)
     assert (again.history_start, again.updated_at) == (day(0), day(12))
+
+
+def test_enabling_again_changes_nothing_else(control: Control) -> None:
+    first = connect(control)
+    control.registry.disconnect("acme", "connectwise", now=day(11))
+    again = control.registry.enable("acme", "connectwise", now=day(12))
+    assert again == replace(first, enabled=True, updated_at=day(12))
+    assert control.registry.get("acme", "connectwise") == again
+    assert control.registry.enable("acme", "salesforce", now=day(12)) is None
 
 
 def test_history_may_grow_to_the_left(control: Control) -> None:

@@ -360,3 +360,21 @@ def test_no_question_about_the_health_of_one_tenant_scans_the_rows_of_others(
             assert plan[0].startswith("SEARCH"), plan
             assert "tenant=?" in plan[0], plan
             assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+def test_coverage_is_answered_by_its_index_alone(tmp_path: Path) -> None:
+    control = SqliteControl(tmp_path / "control.db")
+    asked: list[str] = []
+    with control.database.read() as connection:
+        connection.set_trace_callback(asked.append)
+    control.ledger.covered("acme", "s", "t")
+    control.ledger.stretches("acme", "s", "t")
+    questions = [text for text in asked if text.startswith("SELECT")]
+    assert len(questions) == 2
+    with control.database.read() as connection:
+        connection.set_trace_callback(None)
+        for question in questions:
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {question}")]
+            assert len(plan) == 1, plan  # nothing is sorted
+            assert "COVERING INDEX ChunkProgress_coverage" in plan[0], plan
+            assert "(tenant=? AND service=? AND table_name=?" in plan[0], plan

@@ -45,7 +45,7 @@ class House:
 
     def run(self, *command: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Runs `avesa …` or `dagster …` of this environment."""
-        prepare(self.settings.dagster_home)
+        prepare(self.settings)
         return self.run_raw(*command, stdin=stdin)
 
     def run_raw(self, *command: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -152,7 +152,7 @@ def test_a_sync_that_was_killed_blocks_no_later_one(house: House, own_simulator:
     house.connect("acme", own_simulator)
     own_simulator.control("latency", latency_ms=1500)
     program = Path(sys.executable).parent / "avesa"
-    prepare(house.settings.dagster_home)
+    prepare(house.settings)
     with subprocess.Popen(
         [program, "sync", "acme"], env=house.environment, stdout=subprocess.DEVNULL
     ) as process:

@@ -20,7 +20,7 @@ KILLS = 3
 
 @pytest.fixture
 def daemon(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    home = prepare(house.settings.dagster_home)
+    home = prepare(house.settings)
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     process = processes.start(house.settings, port=processes.free_port(), quiet=True)
     yield house

@@ -1,0 +1,116 @@
+"""Which pieces may run now: few at once, fair between tenants, deep history off-peak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+from avesa_dagster.catalog.models import Catalog
+from avesa_dagster.control.health import Breaker, BreakerState
+from avesa_dagster.control.jobs import ACTIVE, Job, Piece, PieceState
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A piece whose turn it is, or, with a note, a job that has to wait, and why."""
+
+    job: Job
+    piece: Piece | None
+    note: str = ""
+
+
+def turns(
+    jobs: Sequence[Job],
+    breakers: Mapping[tuple[str, str], Breaker],
+    catalog: Catalog,
+    now: datetime,
+) -> list[Turn]:
+    """What to launch now, and which jobs wait for what.
+
+    At most `max_jobs` jobs and `max_tenants` tenants fetch at once, one piece a tenant's service.
+    Among those that wait, recent months go first, then the tenant that was served longest ago: a
+    large tenant gives way after each piece.
+
+    Args:
+        jobs: All that are not finished.
+        breakers: Those that are not closed.
+    """
+    limits = catalog.backfill.scheduling
+    active = sorted((job for job in jobs if job.status in ACTIVE), key=lambda job: job.created_at)
+    served = _served(jobs)
+    busy = {(job.tenant, job.service) for job in active if _launched(job)}
+    fetching = sum(_launched(job) for job in active)
+    tenants = {job.tenant for job in active if _launched(job)}
+    found, ready = [], list[tuple[Job, Piece]]()
+    for job in active:
+        piece = next((p for p in job.pieces if p.state is PieceState.WAITING), None)
+        if piece is None or _launched(job):
+            continue
+        breaker = breakers.get((job.tenant, job.service))
+        if breaker is not None and breaker.state is not BreakerState.CLOSED:
+            found.append(Turn(job, None, _suspended(breaker)))
+        elif not off_peak_now(job, piece, catalog, now):
+            found.append(Turn(job, None, _waits_for_night(job, catalog)))
+        else:
+            ready.append((job, piece))
+    ready.sort(
+        key=lambda item: (
+            not item[1].recent,
+            served.get(item[0].tenant, _EPOCH),
+            item[0].created_at,
+            item[0].job_id,
+        )
+    )
+    for job, piece in ready:
+        lane = (job.tenant, job.service)
+        if lane in busy:
+            found.append(Turn(job, None, "waits for another backfill of this tenant's service"))
+        elif fetching >= limits.max_jobs:
+            found.append(Turn(job, None, f"waits: {fetching} backfills are running"))
+        elif job.tenant not in tenants and len(tenants) >= limits.max_tenants:
+            found.append(Turn(job, None, f"waits: {len(tenants)} tenants are being backfilled"))
+        else:
+            busy.add(lane)
+            tenants.add(job.tenant)
+            fetching += 1
+            found.append(Turn(job, piece))
+    return found
+
+
+def off_peak_now(job: Job, piece: Piece, catalog: Catalog, now: datetime) -> bool:
+    """Whether the piece may run at this time of the tenant's day."""
+    hours = catalog.backfill.scheduling.off_peak
+    if hours is None or piece.recent or job.at_once:
+        return True
+    zone = ZoneInfo(catalog.settings(job.tenant, job.service).timezone)
+    return hours.holds(now.astimezone(zone).time().replace(tzinfo=None))
+
+
+def _launched(job: Job) -> bool:
+    return any(piece.state is PieceState.LAUNCHED for piece in job.pieces)
+
+
+def _served(jobs: Sequence[Job]) -> dict[str, datetime]:
+    """When each tenant was given a turn last."""
+    served: dict[str, datetime] = {}
+    for job in jobs:
+        for piece in job.pieces:
+            if piece.launched_at:
+                served[job.tenant] = max(served.get(job.tenant, _EPOCH), piece.launched_at)
+    return served
+
+
+def _suspended(breaker: Breaker) -> str:
+    again = f"; probed again at {breaker.probe_at:%H:%M:%S} UTC" if breaker.probe_at else ""
+    return f"suspended: {breaker.reason}{again}"
+
+
+def _waits_for_night(job: Job, catalog: Catalog) -> str:
+    hours = catalog.backfill.scheduling.off_peak
+    zone = catalog.settings(job.tenant, job.service).timezone
+    start = f"{hours.start:%H:%M}" if hours else ""
+    return f"waits for the off-peak hours, from {start} in {zone}"

@@ -1,0 +1,535 @@
+"""What Dagster keeps of a tenant, and removing it.
+
+Dagster keeps records in the metadata of events (previews, examples of checks), and names of assets
+in many more places. This is what every table of its SQLite files was seen to hold (1.13.27, after
+two tenants had been onboarded, synced and backfilled together), and what becomes of it:
+
+- of one tenant: runs, their tags, the file of their events, compute logs, backfills: removed;
+- by asset: event_logs, asset_keys, asset_event_tags, asset_check_executions, evaluations: removed;
+- of several tenants: ticks, cursors of sensors, backfills, runs: the tenant's events are removed,
+  and where its name stood, another stands;
+- snapshots of jobs and plans, which name assets: removed, or changed likewise if a run needs them;
+- logs: the lines that name the tenant are removed.
+
+`instance.wipe_assets` and `delete_run` are not enough: wiping keeps the key and writes an event
+that names it; deleting a run keeps its compute logs and the file of its events.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+import time
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus
+from dagster._core.instance.utils import RUNLESS_RUN_ID
+from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.runs import SqliteRunStorage
+from dagster._core.storage.schedules import SqliteScheduleStorage
+
+from avesa_dagster.control.compaction import compact
+from avesa_dagster.control.sqlite_database import store_error
+from avesa_dagster.defs import tags
+from avesa_dagster.defs.processes import fail_dead_runs, sole_daemon
+from avesa_dagster.defs.traces import Traces, owners
+from avesa_dagster.erasure import Say
+from avesa_dagster.errors import ConfigurationError, StoreError
+
+_BUSY_SECONDS = 30.0
+_NEVER_STARTED = timedelta(seconds=60)
+"""A run that was made and did not start for so long never will: its process died before."""
+_HEARTBEAT = timedelta(seconds=90)
+_SETTLE_SECONDS = 15.0
+"""A daemon looks every 5 s whether its definitions are out of date, and loads them in a few."""
+_ENDED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
+_RUN_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_AT_ONCE = 500
+_BY_ASSET = ("event_logs", "asset_keys", "asset_event_tags", "asset_check_executions")
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A column that may name tenants in rows that concern several."""
+
+    table: str
+    column: str
+
+
+_RUN_TEXTS = (
+    _Text("bulk_actions", "body"),
+    _Text("backfill_tags", "value"),
+    _Text("daemon_heartbeats", "body"),
+    _Text("kvs", "value"),
+)
+_SCHEDULE_TEXTS = (
+    _Text("job_ticks", "tick_body"),
+    _Text("jobs", "job_body"),
+    _Text("instigators", "instigator_body"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    run_id: str
+    status: str
+    age: timedelta
+    own: bool
+    """Of this tenant alone."""
+
+
+class DagsterHistory:
+    """Implements `erasure.RunHistory` over Dagster's SQLite files.
+
+    Args:
+        instance: Dagster's instance in `dagster_home`.
+        services: Names of all services, for finding names of assets in texts.
+        settle_seconds: How long a running daemon gets to load the definitions anew.
+
+    Raises:
+        ConfigurationError: Dagster keeps its runs elsewhere.
+    """
+
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        dagster_home: Path,
+        services: Collection[str],
+        *,
+        settle_seconds: float = _SETTLE_SECONDS,
+    ) -> None:
+        if not (
+            isinstance(instance.run_storage, SqliteRunStorage)
+            and isinstance(instance.event_log_storage, SqliteEventLogStorage)
+            and isinstance(instance.schedule_storage, SqliteScheduleStorage)
+        ):
+            raise ConfigurationError(
+                f"{dagster_home}: Dagster does not keep its runs in SQLite",
+                hint="this version erases from SQLite only; nothing was erased",
+            )
+        self._instance = instance
+        self._home = dagster_home
+        self._services = services
+        self._settle_seconds = settle_seconds
+        self._shards = Path(instance.event_log_storage.path_for_shard("index")).parent
+        self._index = self._shards / "index.db"
+        self._runless = self._shards / f"{RUNLESS_RUN_ID}.db"
+        self._runs = self._shards.parent / "runs.db"
+        self._schedules = dagster_home / "schedules" / "schedules.db"
+        self._storage = Path(instance.storage_directory())
+
+    def under_way(self, tenant: str) -> list[str]:
+        """See RunHistory.under_way. Fails runs whose process is gone, first."""
+        traces = self._traces(tenant)
+        fail_dead_runs(self._instance)
+        busy = self._backfills_under_way(traces)
+        for run in self._runs_of(traces):
+            if run.status in _ENDED or (run.status == "NOT_STARTED" and run.age > _NEVER_STARTED):
+                continue
+            if run.own and run.status == "QUEUED":
+                self._instance.run_coordinator.cancel_run(run.run_id)
+            busy.append(f"run {run.run_id} ({run.status.lower()})")
+        return busy
+
+    def erase(self, tenant: str, stand_in: str, say: Say) -> Mapping[str, int]:
+        """See RunHistory.erase."""
+        traces = self._traces(tenant)
+        counts: Counter[str] = Counter()
+        found = self._runs_of(traces)
+        own = [run.run_id for run in found if run.own]
+        say("removing lines of logs")
+        counts["log files"] += self._clean_logs(traces, own)
+        for run_ids in _batches(own):
+            say(f"removing {len(run_ids)} runs")
+            self._remove_events(run_ids)
+            for run_id in run_ids:
+                self._remove_files(run_id)
+            counts["runs"] += self._remove_runs(run_ids)
+        say("removing events of assets")
+        counts["assets"] += self._remove_assets(traces)
+        for run in found:
+            if not run.own:
+                say(f"cleaning run {run.run_id} of several tenants")
+                self._clean_run(run.run_id, traces, stand_in)
+                counts["shared runs"] += 1
+        say("removing backfills")
+        counts["backfills"] += self._remove_backfills(traces)
+        say("cleaning what is of several tenants")
+        for path, texts in ((self._runs, _RUN_TEXTS), (self._schedules, _SCHEDULE_TEXTS)):
+            counts["shared rows"] += _replace(path, texts, traces, stand_in)
+        say("removing snapshots")
+        counts["snapshots"] += self._clean_snapshots(traces, stand_in)
+        say("looking for what deleted runs left")
+        counts["left by deleted runs"] += self._remove_orphans(traces)
+        return {kind: count for kind, count in counts.items() if count}
+
+    def settle(self) -> None:
+        """See RunHistory.settle."""
+        newest = max(
+            (beat.timestamp for beat in self._instance.get_daemon_heartbeats().values()), default=0
+        )
+        if datetime.now(UTC).timestamp() - newest < _HEARTBEAT.total_seconds():
+            time.sleep(self._settle_seconds)
+
+    def compact(self) -> None:
+        """See RunHistory.compact. The files of other runs' events are left as they are."""
+        known = self._known_runs()
+        left = [path for path in self._shards.glob("*.db") if path.stem not in known]
+        for path in sorted({self._runs, self._schedules, self._index, self._runless, *left}):
+            compact(path)
+
+    def named(self, tenant: str) -> list[str]:
+        """See RunHistory.named. Bodies of other runs' events are not read: nothing of a tenant
+        comes there but by a run of several, which is cleaned."""
+        traces = self._traces(tenant)
+        said = [f"{run.run_id}: a run" for run in self._runs_of(traces)]
+        for path, texts in ((self._runs, _RUN_TEXTS), (self._schedules, _SCHEDULE_TEXTS)):
+            for text in texts:
+                count = sum(1 for _ in _naming(path, text, traces))
+                if count:
+                    said.append(f"{path.relative_to(self._home)} {text.table}: {count} rows")
+        count = sum(1 for _ in self._snapshots_naming(traces))
+        if count:
+            said.append(f"{self._runs.relative_to(self._home)} snapshots: {count} rows")
+        for path in (self._index, self._runless):
+            for table in _BY_ASSET:
+                if _count(path, table, traces):
+                    said.append(f"{path.relative_to(self._home)} {table}")
+        for log in self._logs():
+            if traces.found(log.read_text("utf-8", "replace")):
+                said.append(f"lines of {log.relative_to(self._home)}")
+        return said
+
+    def _traces(self, tenant: str) -> Traces:
+        return Traces(tenant, self._services)
+
+    def _runs_of(self, traces: Traces) -> list[_Run]:
+        """Runs that concern the tenant, by their assets or, if they have none, by their tag."""
+        with _reading(self._runs) as connection:
+            rows = connection.execute(
+                "SELECT run_id, status, run_body,"
+                " strftime('%s') - strftime('%s', create_timestamp),"
+                " EXISTS (SELECT 1 FROM run_tags t WHERE t.run_id = runs.run_id"
+                " AND t.key = :tag AND t.value = :tenant) AS tagged"
+                " FROM runs WHERE instr(run_body, :prefix) OR tagged ORDER BY id",
+                {"tag": tags.TENANT, "tenant": traces.tenant, "prefix": traces.asset_prefix},
+            ).fetchall()
+        return [
+            _Run(
+                run_id,
+                status,
+                timedelta(seconds=age),
+                own=owners(body) == {traces.tenant} or (bool(tagged) and not owners(body)),
+            )
+            for run_id, status, body, age, tagged in rows
+        ]
+
+    def _known_runs(self) -> set[str]:
+        with _reading(self._runs) as connection:
+            return {row[0] for row in connection.execute("SELECT run_id FROM runs")}
+
+    def _backfills_under_way(self, traces: Traces) -> list[str]:
+        """Those of this tenant alone are cancelled; those of several are named."""
+        ended = {status.value for status in BULK_ACTION_TERMINAL_STATUSES}
+        busy = []
+        for key, status, concerned in self._backfills(traces):
+            if status in ended:
+                continue
+            if concerned == {traces.tenant}:
+                self._cancel_backfill(key)
+            else:
+                busy.append(f"backfill {key} of {len(concerned)} tenants ({status.lower()})")
+        return busy
+
+    def _cancel_backfill(self, key: str) -> None:
+        backfill = self._instance.get_backfill(key)
+        if backfill is not None:
+            now = datetime.now(UTC).timestamp()
+            cancelled = backfill.with_status(BulkActionStatus.CANCELED)  # type: ignore[no-untyped-call]
+            self._instance.update_backfill(cancelled.with_end_timestamp(now))
+
+    def _backfills(self, traces: Traces) -> list[tuple[str, str, set[str]]]:
+        """Key, status and tenants of the backfills that concern the tenant."""
+        with _reading(self._runs) as connection:
+            rows = connection.execute(
+                "SELECT key, status, body FROM bulk_actions WHERE instr(body, ?)",
+                (traces.asset_prefix,),
+            ).fetchall()
+        return [(key, status, owners(body)) for key, status, body in rows]
+
+    def _remove_events(self, run_ids: Sequence[str]) -> None:
+        marks = ", ".join("?" * len(run_ids))
+        with _writing(self._index) as connection:
+            for table in ("event_logs", "asset_check_executions", "pending_steps"):
+                connection.execute(f"DELETE FROM {table} WHERE run_id IN ({marks})", run_ids)
+            held = connection.execute(
+                f"SELECT DISTINCT run_id FROM concurrency_slots WHERE run_id IN ({marks})", run_ids
+            ).fetchall()
+        for (run_id,) in held:
+            self._instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+    def _remove_files(self, run_id: str) -> None:
+        """The file of the run's events, and its compute logs and other artifacts."""
+        with _disk(self._shards):
+            for suffix in (".db", ".db-wal", ".db-shm", ".db-journal"):
+                (self._shards / f"{run_id}{suffix}").unlink(missing_ok=True)
+        self._remove_logs(run_id)
+
+    def _remove_logs(self, run_id: str) -> None:
+        self._instance.compute_log_manager.delete_logs(prefix=[run_id])
+        with _disk(self._storage):
+            if (self._storage / run_id).exists():
+                shutil.rmtree(self._storage / run_id)
+
+    def _remove_runs(self, run_ids: Sequence[str]) -> int:
+        marks = ", ".join("?" * len(run_ids))
+        with _writing(self._runs) as connection:
+            connection.execute(f"DELETE FROM run_tags WHERE run_id IN ({marks})", run_ids)
+            return connection.execute(
+                f"DELETE FROM runs WHERE run_id IN ({marks})", run_ids
+            ).rowcount
+
+    def _remove_assets(self, traces: Traces) -> int:
+        removed = 0
+        with _writing(self._index) as connection:
+            for table in _BY_ASSET:
+                count = _remove_by_asset(connection, table, traces)
+                removed += count if table == "asset_keys" else 0
+        if self._runless.exists():
+            with _writing(self._runless) as connection:
+                _remove_by_asset(connection, "event_logs", traces)
+        with _writing(self._schedules) as connection:
+            _remove_by_asset(connection, "asset_daemon_asset_evaluations", traces)
+        return removed
+
+    def _clean_run(self, run_id: str, traces: Traces, stand_in: str) -> None:
+        """Removes the tenant's part of a run of several; its row, by which it is found, last."""
+        for path, limited in ((self._shards / f"{run_id}.db", ""), (self._index, run_id)):
+            if path.exists():
+                _clean_events(path, limited, traces, stand_in)
+        self._remove_logs(run_id)
+        with _writing(self._runs) as connection:
+            for number, key, value in connection.execute(
+                "SELECT id, key, value FROM run_tags WHERE run_id = ?", (run_id,)
+            ).fetchall():
+                is_tenant = key == tags.TENANT and value == traces.tenant
+                connection.execute(
+                    "UPDATE run_tags SET value = ? WHERE id = ?",
+                    (stand_in if is_tenant else traces.replaced(value, stand_in), number),
+                )
+            (body,) = connection.execute(
+                "SELECT run_body FROM runs WHERE run_id = ?", (run_id,)
+            ).fetchone()
+            connection.execute(
+                "UPDATE runs SET run_body = ? WHERE run_id = ?",
+                (traces.replaced(body, stand_in), run_id),
+            )
+
+    def _remove_backfills(self, traces: Traces) -> int:
+        own = [key for key, _, concerned in self._backfills(traces) if concerned == {traces.tenant}]
+        with _writing(self._runs) as connection:
+            for key in own:
+                connection.execute("DELETE FROM backfill_tags WHERE backfill_id = ?", (key,))
+                connection.execute("DELETE FROM bulk_actions WHERE key = ?", (key,))
+        return len(own)
+
+    def _snapshots_naming(self, traces: Traces) -> Iterator[tuple[int, str, str]]:
+        """Number, id and text of the snapshots that name the tenant."""
+        with _reading(self._runs) as connection:
+            for number, name, body in connection.execute(
+                "SELECT id, snapshot_id, snapshot_body FROM snapshots"
+            ):
+                text = zlib.decompress(body).decode()
+                if traces.found(text):
+                    yield number, name, text
+
+    def _clean_snapshots(self, traces: Traces, stand_in: str) -> int:
+        """Removes the snapshots that name the tenant; one that a run needs is changed."""
+        removed = 0
+        for number, name, text in list(self._snapshots_naming(traces)):
+            with _writing(self._runs) as connection:
+                needed = connection.execute(
+                    "SELECT 1 FROM runs WHERE snapshot_id = :name OR instr(run_body, :name)",
+                    {"name": name},
+                ).fetchone()
+                if needed:
+                    body = zlib.compress(traces.replaced(text, stand_in).encode())
+                    connection.execute(
+                        "UPDATE snapshots SET snapshot_body = ? WHERE id = ?", (body, number)
+                    )
+                else:
+                    connection.execute("DELETE FROM snapshots WHERE id = ?", (number,))
+                    removed += 1
+        return removed
+
+    def _remove_orphans(self, traces: Traces) -> int:
+        """Files of events and logs of runs that somebody deleted in Dagster."""
+        known, removed = self._known_runs(), 0
+        for path in self._shards.glob("*.db"):
+            if _RUN_ID.fullmatch(path.stem) and path.stem not in known and _names(path, traces):
+                self._remove_files(path.stem)
+                removed += 1
+        for folder in self._storage.glob("*"):
+            orphan = _RUN_ID.fullmatch(folder.name) and folder.name not in known
+            if orphan and any(_mentions(path, traces) for path in folder.rglob("*")):
+                self._remove_files(folder.name)
+                removed += 1
+        return removed
+
+    def _logs(self) -> list[Path]:
+        """Logs of processes, and of ticks."""
+        ticks = [
+            path
+            for folder in self._storage.glob("*")
+            if not _RUN_ID.fullmatch(folder.name)
+            for path in folder.rglob("*")
+            if path.is_file()
+        ]
+        return sorted([*self._home.glob("*.log"), *ticks])
+
+    def _clean_logs(self, traces: Traces, run_ids: Collection[str]) -> int:
+        """Removes the lines about the tenant from logs that nobody writes to; returns how many
+        files were changed."""
+        try:
+            with sole_daemon(self._home), _disk(self._home):
+                return sum(_drop_lines(path, traces, run_ids) for path in self._logs())
+        except ConfigurationError:
+            return 0  # a daemon appends to them; what stays is said by `named`
+
+
+def _batches(run_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for at in range(0, len(run_ids), _AT_ONCE):
+        yield run_ids[at : at + _AT_ONCE]
+
+
+@contextmanager
+def _opened(path: Path, begin: str, end: str) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(
+            sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        ) as connection:
+            connection.execute(begin)
+            yield connection
+            connection.execute(end)
+    except sqlite3.Error as error:
+        raise store_error(path, error) from error
+
+
+def _writing(path: Path) -> AbstractContextManager[sqlite3.Connection]:
+    return _opened(path, "BEGIN IMMEDIATE", "COMMIT")
+
+
+def _reading(path: Path) -> AbstractContextManager[sqlite3.Connection]:
+    return _opened(path, "BEGIN", "ROLLBACK")
+
+
+@contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{error.filename or folder}: cannot be removed: {error.strerror}",
+            hint="check its owner and permissions, then erase again",
+        ) from error
+
+
+def _remove_by_asset(connection: sqlite3.Connection, table: str, traces: Traces) -> int:
+    prefix = traces.asset_prefix
+    return connection.execute(
+        f"DELETE FROM {table} WHERE substr(asset_key, 1, ?) = ?", (len(prefix), prefix)
+    ).rowcount
+
+
+def _count(path: Path, table: str, traces: Traces) -> int:
+    if not path.exists():
+        return 0
+    prefix = traces.asset_prefix
+    with _reading(path) as connection:
+        (count,) = connection.execute(
+            f"SELECT count(*) FROM {table} WHERE substr(asset_key, 1, ?) = ?", (len(prefix), prefix)
+        ).fetchone()
+    return int(count)
+
+
+def _naming(path: Path, text: _Text, traces: Traces) -> Iterator[tuple[int, str]]:
+    """Number and text of the rows that name the tenant."""
+    with _reading(path) as connection:
+        for number, value in connection.execute(f"SELECT id, {text.column} FROM {text.table}"):
+            if value is not None and traces.found(value):
+                yield number, value
+
+
+def _replace(path: Path, texts: Sequence[_Text], traces: Traces, stand_in: str) -> int:
+    """Replaces the tenant's name; a row that somebody changed meanwhile is left to the next look.
+
+    Returns how many rows were changed.
+    """
+    changed = 0
+    for text in texts:
+        found = list(_naming(path, text, traces))
+        with _writing(path) as connection:
+            for number, value in found:
+                changed += connection.execute(
+                    f"UPDATE {text.table} SET {text.column} = ? WHERE id = ? AND {text.column} = ?",
+                    (traces.replaced(value, stand_in), number, value),
+                ).rowcount
+    return changed
+
+
+def _clean_events(path: Path, run_id: str, traces: Traces, stand_in: str) -> None:
+    """Removes the events of the tenant's steps and assets; in others its name is replaced.
+
+    Args:
+        run_id: Of this run only; empty: all events of the file.
+    """
+    with _writing(path) as connection:
+        for number, event, step, asset in connection.execute(
+            "SELECT id, event, step_key, asset_key FROM event_logs WHERE ? IN ('', run_id)",
+            (run_id,),
+        ).fetchall():
+            own = traces.found(step or "") or (asset or "").startswith(traces.asset_prefix)
+            if own:
+                connection.execute("DELETE FROM event_logs WHERE id = ?", (number,))
+            elif traces.found(event):
+                connection.execute(
+                    "UPDATE event_logs SET event = ? WHERE id = ?",
+                    (traces.replaced(event, stand_in), number),
+                )
+
+
+def _names(path: Path, traces: Traces) -> bool:
+    """Whether an event in a file of events names the tenant."""
+    with _reading(path) as connection:
+        known = connection.execute(
+            "SELECT 1 FROM sqlite_schema WHERE name = 'event_logs'"
+        ).fetchone()
+        rows = connection.execute("SELECT event FROM event_logs") if known else ()
+        return any(traces.found(event) for (event,) in rows)
+
+
+def _mentions(path: Path, traces: Traces) -> bool:
+    return path.is_file() and traces.found(path.read_text("utf-8", "replace"))
+
+
+def _drop_lines(path: Path, traces: Traces, run_ids: Collection[str]) -> bool:
+    """Removes the lines that name the tenant or a run of it; True if there were any."""
+    lines = path.read_text("utf-8", "replace").splitlines(keepends=True)
+    gone = set(run_ids)
+    kept = [
+        line for line in lines if not traces.found(line) and not gone & {*_RUN_ID.findall(line)}
+    ]
+    if len(kept) == len(lines):
+        return False
+    staged = path.with_name(f".{path.name}.new")
+    staged.write_text("".join(kept), "utf-8")
+    staged.replace(path)
+    return True

@@ -1,0 +1,64 @@
+"""Where a text that Dagster wrote names a tenant.
+
+Only in the contexts that AVESA's own names make; a tenant may be called `raw` or `cursor`, and a
+search for the bare word would find everything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+_OWNER = re.compile(r'\\*"path\\*": \[\\*"([a-z0-9][a-z0-9_-]*)\\*", ')
+_BEFORE, _AFTER = r"(?<![A-Za-z0-9_-])", r"(?![A-Za-z0-9_-])"
+_LAYERS = ("raw", "canonical", "history")
+
+
+def owners(text: str) -> set[str]:
+    """The tenants whose asset keys stand in serialized objects."""
+    return set(_OWNER.findall(text))
+
+
+class Traces:
+    """The ways in which one tenant is named.
+
+    Args:
+        services: Names of the services that it may have connected.
+    """
+
+    def __init__(self, tenant: str, services: Collection[str]) -> None:
+        self.tenant = tenant
+        self.asset_prefix = f'["{tenant}", '
+        """How the serialized keys of its assets begin."""
+        self._op = tenant.replace("-", "_")
+        name, op = re.escape(tenant), re.escape(self._op)
+        known = "|".join(map(re.escape, sorted({*_LAYERS, *services})))
+        self._named = re.compile(
+            "|".join(
+                (
+                    rf'(?P<key>\[\\*"){name}(?=\\*", )',  # ["acme", "raw", …]
+                    rf"{_BEFORE}{name}(?=/(?:{known}){_AFTER})",  # backfill/acme/connectwise
+                    rf"{_BEFORE}{name}(?= (?:{known}){_AFTER})",  # acme connectwise tickets: …
+                    rf"{_BEFORE}{name}(?='s )",  # Every version of acme's …
+                    rf"(?P<where>tenant=){name}{_AFTER}",
+                    rf'(?P<tag>avesa/tenant\\*": \\*"){name}(?=\\*")',
+                    rf"(?P<run>{_BEFORE}(?:onboard|sync-\d{{8}}T\d{{4,6}})-){name}(?=-(?:{known})-)",
+                )
+            )
+        )
+        self._operated = re.compile(
+            rf"(?<![A-Za-z0-9_]){op}(?=__(?:{known})(?:__|(?![A-Za-z0-9_])))"
+        )
+
+    def found(self, text: str) -> bool:
+        """Whether the text names the tenant."""
+        if self.tenant not in text and self._op not in text:
+            return False
+        return bool(self._named.search(text) or self._operated.search(text))
+
+    def replaced(self, text: str, stand_in: str) -> str:
+        """The text with another name in place of the tenant's."""
+        named = self._named.sub(
+            lambda hit: f"{hit[hit.lastgroup] if hit.lastgroup else ''}{stand_in}", text
+        )
+        return self._operated.sub(re.sub(r"[^A-Za-z0-9_]", "_", stand_in), named)

@@ -1,0 +1,161 @@
+"""The sensor that looks after an installation: breakers, holes, alerts, and what is old."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+import dagster as dg
+
+from avesa_dagster.backfill.covered import connection_holes
+from avesa_dagster.backfill.holes import fillable
+from avesa_dagster.control.base import TenantService
+from avesa_dagster.control.health import Breaker, BreakerState
+from avesa_dagster.control.jobs import Job
+from avesa_dagster.control.serving import servable
+from avesa_dagster.defs.keys import raw_key
+from avesa_dagster.defs.resources import AvesaResource
+from avesa_dagster.defs.shared import ANSWERS
+from avesa_dagster.errors import AvesaError
+from avesa_dagster.installation import Installation
+from avesa_dagster.watch.alerts import settle
+from avesa_dagster.watch.findings import Disagreement, findings
+from avesa_dagster.watch.recipients import notifiers
+
+_PROBES = 8
+"""Suspended services that one tick probes, all at once: a probe takes one request's timeout."""
+
+
+def upkeep_sensor(rows: Sequence[TenantService]) -> dg.SensorDefinition:
+    """The sensor of definitions that were built from these rows."""
+
+    @dg.sensor(
+        name="upkeep",
+        asset_selection=dg.AssetSelection.all(),
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Probes suspended services, starts jobs for holes in the coverage, tells of "
+        "what is wrong, and removes jobs that ended long ago.",
+    )
+    def upkeep(
+        context: dg.SensorEvaluationContext, avesa: AvesaResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        installation = avesa.installation()
+        now = installation.clock()
+        probe_suspended(installation, rows)
+        jobs = fill_holes(installation, now)
+        alert(installation, now)
+        clean(installation, now)
+        known: dict[str, str] = json.loads(context.cursor or "{}")
+        breakers = {(b.tenant, b.service): b for b in installation.control.breakers.all()}
+        events = list(_breaker_events(rows, breakers, known))
+        states = {f"{b.tenant}/{b.service}": b.state.value for b in breakers.values()}
+        said = f"started {', '.join(job.job_id for job in jobs)}" if jobs else "nothing is missing"
+        return dg.SensorResult(
+            asset_events=events,
+            cursor=json.dumps(states, sort_keys=True),
+            skip_reason=None if events else dg.SkipReason(said),
+        )
+
+    return upkeep
+
+
+def probe_suspended(installation: Installation, rows: Sequence[TenantService]) -> None:
+    """Asks the services whose breaker is open and whose time has come, once each."""
+    now = installation.clock()
+    connected = {(row.tenant, row.service): row for row in rows if row.tables}
+    due = [
+        connected[breaker.tenant, breaker.service]
+        for breaker in installation.control.breakers.all()
+        if breaker.state is not BreakerState.CLOSED
+        and (breaker.tenant, breaker.service) in connected
+        and (breaker.probe_at is None or breaker.probe_at <= now)
+    ]
+    with ThreadPoolExecutor(_PROBES, thread_name_prefix="probe") as pool:
+        list(pool.map(lambda row: _probe(installation, row), due[:_PROBES]))
+
+
+def _probe(installation: Installation, loaded: TenantService) -> None:
+    row = installation.control.registry.get(loaded.tenant, loaded.service)
+    if row is None or not row.enabled:
+        return
+    with suppress(AvesaError):  # what went wrong stands in the breaker
+        open_source = installation.open_once(row)
+        installation.extractor.guard(row.tenant, row.service, row.tables[0], open_source).admit()
+
+
+def fill_holes(installation: Installation, now: datetime) -> list[Job]:
+    """Starts a job for each connection that has holes which nobody fills."""
+    control, catalog = installation.control, installation.catalog
+    started = []
+    for row in servable(control.registry.all(), catalog):
+        if not row.enabled or not row.tables or not installation.settings.holds(row.tenant):
+            continue
+        jobs = control.jobs.find(row.tenant, row.service)
+        if not jobs:
+            continue  # the onboarding sensor starts the first
+        holes = connection_holes(row, catalog, control.ledger, control.watermarks, now)
+        stretches = fillable(holes, jobs, catalog.backfill.upkeep, now)
+        if stretches:
+            started.append(installation.backfills.fill_holes(row, stretches))
+    return started
+
+
+def alert(installation: Installation, now: datetime) -> None:
+    """Tells of what is wrong, once each, and of what is over.
+
+    Of several code locations the first does so for all of them.
+    """
+    shard = installation.settings.shard
+    if shard is not None and shard[0] != 1:
+        return
+    disagreements = [
+        Disagreement(row.tenant, row.service, row.table, row.extra["disagrees"])
+        for row in installation.control.processing.latest("verify")
+        if row.extra.get("disagrees")
+    ]
+    found = findings(installation.control, installation.catalog, now, disagreements)
+    told = notifiers(installation.settings.home, os.environ)
+    settle(found, installation.control.alarms, told, now)
+
+
+def clean(installation: Installation, now: datetime) -> None:
+    """Removes jobs and runs' rows that ended long ago."""
+    days = timedelta(days=installation.catalog.backfill.scheduling.keep_finished_days)
+    installation.control.jobs.remove(finished_before=now - days)
+    installation.control.processing.remove(ended_before=now - days)
+
+
+def _breaker_events(
+    rows: Sequence[TenantService],
+    breakers: dict[tuple[str, str], Breaker],
+    known: dict[str, str],
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """The state of a breaker, on the raw assets behind it, when it changed."""
+    for row in rows:
+        breaker = breakers.get((row.tenant, row.service), Breaker(row.tenant, row.service))
+        before = known.get(f"{row.tenant}/{row.service}", BreakerState.CLOSED.value)
+        if (breaker.state is BreakerState.CLOSED) == (before == BreakerState.CLOSED.value):
+            continue
+        for table in row.tables:
+            yield dg.AssetCheckEvaluation(
+                asset_key=raw_key(row.tenant, row.service, table),
+                check_name=ANSWERS,
+                passed=breaker.state is BreakerState.CLOSED,
+                severity=dg.AssetCheckSeverity.ERROR,
+                metadata=answers_metadata(breaker),
+            )
+
+
+def answers_metadata(breaker: Breaker) -> dict[str, str]:
+    """What a breaker says, for an asset check."""
+    said = {"breaker": breaker.state.value, "failures in a row": str(breaker.failures)}
+    if breaker.reason:
+        said["reason"] = breaker.reason
+    if breaker.probe_at:
+        said["probed again at"] = f"{breaker.probe_at:%Y-%m-%d %H:%M:%S} UTC"
+    return said

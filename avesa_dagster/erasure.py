@@ -1,0 +1,449 @@
+"""Offboarding: everything of one tenant goes, and a receipt says what went.
+
+The order makes it safe to kill at any point and to run again: the tenant is disconnected first, so
+that nothing writes; its registry row goes last but one, so that it can be found; a journal, which
+says what was removed so far, goes last, when the receipt was delivered.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from avesa_dagster import __version__
+from avesa_dagster.backfill.beats import STALE
+from avesa_dagster.control.base import TenantService
+from avesa_dagster.control.compaction import compact
+from avesa_dagster.control.jobs import UNFINISHED, Job, JobStatus
+from avesa_dagster.control.snapshot import exclusive
+from avesa_dagster.errors import ConfigurationError, RetriableError, StoreError, Where
+from avesa_dagster.installation import Installation
+from avesa_dagster.names import checked
+
+Say = Callable[[str], None]
+"""Told in words what is being done."""
+_LOOK_SECONDS = 0.5
+
+
+class RunHistory(Protocol):
+    """Where the orchestrator keeps what it knows of runs."""
+
+    def under_way(self, tenant: str) -> list[str]:
+        """Cancels what has not begun yet; returns what of the tenant runs, in words."""
+        ...
+
+    def erase(self, tenant: str, stand_in: str, say: Say) -> Mapping[str, int]:
+        """Removes what is of the tenant; what is also of others has `stand_in` for its name then.
+
+        May be called again. Returns how many of what were removed.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Waits until a daemon, if one runs, knows the tenant no more."""
+        ...
+
+    def compact(self) -> None:
+        """Makes sure that what was removed is not in free pages of files either."""
+        ...
+
+    def named(self, tenant: str) -> list[str]:
+        """Where the tenant is still named, in words."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What an erasure removed; nothing of the tenant's data.
+
+    Attributes:
+        connections: Service and number of each connection. A number is never given again.
+        objects, bytes: Of the lake.
+        keys_sha256: SHA-256 over the sorted keys of these objects, each with a newline after it.
+        rows: Table to rows removed. A row that was removed just before a kill may be missing.
+        secrets: Services whose credentials were removed; `*` is a file that could not be read.
+        runs: What was removed from the orchestrator: kind to number.
+        not_erased: Where the tenant is still named or configured, in words.
+        interruptions: Times that the erasure was begun and did not end.
+    """
+
+    tenant: str
+    began_at: str
+    erased_at: str
+    avesa_version: str
+    connections: list[dict[str, str | int]]
+    objects: int
+    bytes: int
+    keys_sha256: str
+    rows: dict[str, int]
+    secrets: list[str]
+    runs: dict[str, int]
+    not_erased: list[str]
+    interruptions: int
+
+    def document(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Journal:
+    """What was removed so far; on disk before it is removed, as far as it is known before."""
+
+    path: Path
+    began_at: str
+    connections: dict[str, int] = field(default_factory=dict)
+    objects: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    secrets: list[str] = field(default_factory=list)
+    runs: dict[str, int] = field(default_factory=dict)
+    attempts: int = 0
+
+    @classmethod
+    def open(cls, path: Path, now: datetime) -> _Journal:
+        """The journal of an erasure that did not end, or a new one."""
+        if not path.exists():
+            return cls(path, now.isoformat())
+        try:
+            return cls(path=path, **json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise StoreError(
+                f"{path} cannot be read",
+                hint="remove it; the receipt then lacks what was removed before",
+            ) from error
+
+    def save(self) -> None:
+        names = [item.name for item in fields(self) if item.name != "path"]
+        write_whole(self.path, json.dumps({name: getattr(self, name) for name in names}))
+
+
+def survey(
+    installation: Installation, tenant: str, history: RunHistory
+) -> tuple[list[TenantService], int, int]:
+    """What there is to erase: connections, objects, and their bytes.
+
+    Raises:
+        ConfigurationError: The name is invalid, or nothing is known of the tenant.
+    """
+    held = installation.objects.list(f"{checked('tenant', tenant)}/")
+    if not _known(installation, tenant, history):
+        raise ConfigurationError(
+            f"nothing is known of a tenant {tenant!r}",
+            hint="avesa tenants lists those that are connected, or were",
+        )
+    return _connections(installation, tenant), len(held), sum(info.size for info in held)
+
+
+def erase(
+    installation: Installation,
+    tenant: str,
+    history: RunHistory,
+    deliver: Callable[[Receipt], None],
+    *,
+    wait_seconds: float = 120.0,
+    say: Say = lambda text: None,
+) -> Receipt:
+    """Removes a tenant: disconnects it, waits for its runs to end, and removes all it finds.
+
+    Args:
+        deliver: Given the receipt when all is done; only then the erasure counts as ended.
+        wait_seconds: How long its runs may take to end.
+
+    Raises:
+        ConfigurationError: The name is invalid, nothing is known of the tenant, it was connected
+            again meanwhile, or another erasure runs.
+        RetriableError: Its runs did not end in time; it is disconnected and nothing was removed.
+        StoreError: A file cannot be read or written. What was removed is in the journal; erasing
+            again goes on.
+    """
+    checked("tenant", tenant)
+    with _alone(installation.settings.control):
+        survey(installation, tenant, history)
+        journal = _Journal.open(_journal_path(installation, tenant), installation.clock())
+        journal.attempts += 1
+        journal.save()
+        return _Erasure(installation, tenant, history, journal, say).run(deliver, wait_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Erasure:
+    """The steps, in their order."""
+
+    installation: Installation
+    tenant: str
+    history: RunHistory
+    journal: _Journal
+    say: Say
+
+    def run(self, deliver: Callable[[Receipt], None], wait_seconds: float) -> Receipt:
+        self._disconnect()
+        self._stop(wait_seconds)
+        self._remove_data()
+        self._remove_connections()
+        self.say("looking again")
+        self.history.settle()
+        if _connections(self.installation, self.tenant):
+            raise self._connected_again()
+        self._remove_data()
+        self._compact()
+        receipt = self._receipt()
+        self.say("delivering the receipt")
+        deliver(receipt)
+        self.say("closing the journal")
+        self.journal.path.unlink(missing_ok=True)
+        _sync(self.journal.path.parent)
+        return receipt
+
+    def _disconnect(self) -> None:
+        self.say("disconnecting")
+        rows = _connections(self.installation, self.tenant)
+        for row in rows:
+            self.journal.connections[row.service] = row.number
+        self.journal.save()
+        for row in rows:
+            if row.enabled:
+                self.installation.control.registry.disconnect(
+                    self.tenant, row.service, now=self.installation.clock()
+                )
+        self._refresh_snapshot()
+
+    def _stop(self, wait_seconds: float) -> None:
+        self.say("waiting for its runs to end")
+        deadline = time.monotonic() + wait_seconds
+        while busy := self._under_way():
+            if time.monotonic() > deadline:
+                raise RetriableError(
+                    f"still under way after {wait_seconds:.0f} s: {', '.join(busy)}",
+                    where=Where(self.tenant),
+                    hint="nothing was erased; the tenant is disconnected, so that they end soon, "
+                    "or end them in the Dagster UI; then run it again",
+                )
+            time.sleep(_LOOK_SECONDS)
+        self._keep_disconnected()
+
+    def _under_way(self) -> list[str]:
+        control, now = self.installation.control, self.installation.clock()
+        for job in control.jobs.find(self.tenant, statuses=UNFINISHED):
+            control.jobs.change(job.job_id, lambda held: _cancelled(held, now), now=now)
+        beating = control.processing.under_way(self.tenant, stale_before=now - STALE)
+        fetching = {f"run {row.run_id} ({row.service} {row.table})" for row in beating}
+        return sorted(fetching | set(self.history.under_way(self.tenant)))
+
+    def _remove_data(self) -> None:
+        """Everything but the registry's rows; may be called again."""
+        self._remove_secrets()
+        self._remove_objects()
+        self._remove_rows()
+        self.say("removing runs")
+        found = self.history.erase(self.tenant, self._stand_in(), self.say)
+        self._add(self.journal.runs, found)
+
+    def _remove_secrets(self) -> None:
+        self.say("removing credentials")
+        removed = self.installation.secrets.forget(self.tenant)
+        self.journal.secrets = sorted({*self.journal.secrets, *removed})
+        self.journal.save()
+
+    def _remove_objects(self) -> None:
+        objects = self.installation.objects
+        while held := objects.list(f"{self.tenant}/"):
+            self.journal.objects |= {info.key: info.size for info in held}
+            self.journal.save()
+            self.say(f"removing {len(held)} objects")
+            for number, info in enumerate(held):
+                objects.delete(info.key)
+                if number % 100 == 99:
+                    self.say(f"removed {number + 1} of {len(held)} objects")
+        objects.prune(self.tenant)
+
+    def _remove_rows(self) -> None:
+        control, budget = self.installation.control, self.installation.budget
+        known = {*self.installation.catalog.services, *self.journal.connections}
+        tables: dict[str, Callable[[], int]] = {
+            "LastUpdated": lambda: control.watermarks.forget(self.tenant),
+            "ChunkProgress": lambda: control.ledger.forget(self.tenant),
+            "BackfillJobs": lambda: control.jobs.forget(self.tenant),
+            "ProcessingJobs": lambda: control.processing.forget(self.tenant),
+            "Breakers": lambda: control.breakers.forget(self.tenant),
+            "Counters": lambda: control.counters.forget(self.tenant),
+            "Alarms": lambda: control.alarms.forget(self.tenant),
+            "Drift": lambda: control.drift.forget(self.tenant),
+            "Budget": lambda: sum(
+                budget.forget(f"{service}/{self.tenant}") for service in sorted(known)
+            ),
+        }
+        for table, forget in tables.items():
+            self.say(f"removing rows of {table}")
+            self._add(self.journal.rows, {table: forget()})
+
+    def _remove_connections(self) -> None:
+        self.say("removing the connection")
+        removed = self.installation.control.registry.forget(self.tenant)
+        self._add(self.journal.rows, {"TenantServices": removed})
+        self._keep_disconnected()
+        self._refresh_snapshot()
+
+    def _refresh_snapshot(self) -> None:
+        """Writes the snapshot, and removes those that killed writers did not put in place."""
+        snapshot = self.installation.settings.snapshot
+        with exclusive(snapshot):
+            for path in snapshot.parent.glob(f".{snapshot.name}.*"):
+                if path.suffix != ".lock":
+                    path.unlink()
+        self.installation.refresh_snapshot()
+
+    def _compact(self) -> None:
+        self.say("rewriting the databases")
+        for name in ("control.db", "budget.db"):
+            compact(self.installation.settings.control / name)
+        self.history.compact()
+
+    def _keep_disconnected(self) -> None:
+        if any(row.enabled for row in _connections(self.installation, self.tenant)):
+            raise self._connected_again()
+
+    def _connected_again(self) -> ConfigurationError:
+        return ConfigurationError(
+            "the tenant was connected again while it was being erased",
+            where=Where(self.tenant),
+            hint="erase it again, or connect it again: its credentials and its history may be gone",
+        )
+
+    def _stand_in(self) -> str:
+        """A name that no tenant has, and no other erased tenant had."""
+        number = min(self.journal.connections.values(), default=0)
+        return f"erased.{number}"
+
+    def _add(self, to: dict[str, int], counts: Mapping[str, int]) -> None:
+        for name, count in counts.items():
+            to[name] = to.get(name, 0) + count
+        self.journal.save()
+
+    def _receipt(self) -> Receipt:
+        journal = self.journal
+        keys = "".join(f"{key}\n" for key in sorted(journal.objects))
+        return Receipt(
+            tenant=self.tenant,
+            began_at=journal.began_at,
+            erased_at=self.installation.clock().isoformat(),
+            avesa_version=__version__,
+            connections=[
+                {"service": service, "number": number}
+                for service, number in sorted(journal.connections.items())
+            ],
+            objects=len(journal.objects),
+            bytes=sum(journal.objects.values()),
+            keys_sha256=hashlib.sha256(keys.encode()).hexdigest(),
+            rows=dict(sorted(journal.rows.items())),
+            secrets=journal.secrets,
+            runs=dict(sorted(journal.runs.items())),
+            not_erased=self._not_erased(),
+            interruptions=journal.attempts - 1,
+        )
+
+    def _not_erased(self) -> list[str]:
+        said = [
+            f"credentials in the environment variable {name}"
+            for name in self.installation.secrets.overrides(self.tenant)
+        ]
+        if self.tenant in self.installation.catalog.backfill.tenants:
+            said.append("settings of its own in backfill_config.json")
+        corrupt = self.installation.settings.control / "budget.db.corrupt"
+        name = re.compile(rb"/%b(?![a-z0-9_-])" % self.tenant.encode())
+        if corrupt.exists() and name.search(corrupt.read_bytes()):
+            said.append(f"{corrupt}, which was kept because it is corrupt")
+        return said + self.history.named(self.tenant)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replaces a file, for its owner only: all of it or nothing.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    staged = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror}",
+            hint="check the folder's owner and its free space",
+        ) from error
+
+
+def _connections(installation: Installation, tenant: str) -> list[TenantService]:
+    return [row for row in installation.control.registry.all() if row.tenant == tenant]
+
+
+def _known(installation: Installation, tenant: str, history: RunHistory) -> bool:
+    """Whether anything of a tenant is found anywhere: a row, a file, a run."""
+    control = installation.control
+    return bool(
+        _journal_path(installation, tenant).exists()
+        or _connections(installation, tenant)
+        or installation.objects.list(f"{tenant}/")
+        or (installation.settings.lake / tenant).exists()
+        or (installation.settings.secrets / f"{tenant}.json").exists()
+        or control.jobs.find(tenant, limit=1)
+        or control.ledger.covered(tenant)
+        or control.drift.log(tenant, limit=1)
+        or any(alarm.tenant == tenant for alarm in control.alarms.all())
+        or history.named(tenant)
+    )
+
+
+def _journal_path(installation: Installation, tenant: str) -> Path:
+    return installation.settings.control / f"erasing-{tenant}.json"
+
+
+def _cancelled(job: Job, now: datetime) -> Job:
+    if job.status not in UNFINISHED:
+        return job
+    note = "its tenant is being erased"
+    return replace(job, status=JobStatus.CANCELLED, note=note, completed_at=now)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One erasure at a time in an installation."""
+    path = folder / ".erasing.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror}", hint="check AVESA_HOME and its owner"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                "another erasure runs in this installation", hint="wait until it has ended"
+            ) from None
+        yield
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
