@@ -14,7 +14,7 @@ from avesa_dagster.catalog import grain
 from avesa_dagster.catalog.load import load_catalog
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.control.base import ChunkState, TenantService
-from avesa_dagster.control.jobs import ACTIVE, Job, JobStatus
+from avesa_dagster.control.jobs import Job
 from avesa_dagster.control.secrets import FileSecrets
 from avesa_dagster.control.snapshot import exclusive, write_snapshot
 from avesa_dagster.control.sqlite import SqliteControl
@@ -230,11 +230,11 @@ class Installation:
         )
         self.control.breakers.succeeded(tenant, service)
         self.refresh_snapshot()
+        self.backfills.enabled(connection)
         return connection
 
     def disconnect(self, tenant: str, service: str) -> TenantService:
         """Stops syncing, removes the credentials, keeps the data."""
-        self._known(tenant, service)
         connection = self.disable(tenant, service)
         self.secrets.remove(tenant, service)
         return connection
@@ -244,10 +244,12 @@ class Installation:
 
         Its jobs under way are paused; enabling it goes on with them.
         """
-        self._switched(self.control.registry.disconnect(tenant, service, now=self.clock()))
-        for job in self.control.jobs.find(tenant, service, statuses=ACTIVE):
-            self.backfills.pause(job.job_id)
-        return self._known(tenant, service)
+        self._known(tenant, service)
+        self.control.registry.disconnect(tenant, service, now=self.clock())
+        self.refresh_snapshot()
+        connection = self._known(tenant, service)
+        self.backfills.disabled(connection)
+        return connection
 
     def enable(self, tenant: str, service: str) -> tuple[TenantService, list[Job]]:
         """Goes on: with the jobs that disabling paused, and with what is missing since.
@@ -257,14 +259,14 @@ class Installation:
         """
         self._known(tenant, service)
         self.secrets.get(tenant, service)
-        self._switched(self.control.registry.enable(tenant, service, now=self.clock()))
+        self.control.registry.enable(tenant, service, now=self.clock())
         self.control.breakers.succeeded(tenant, service)
+        self.refresh_snapshot()
         connection = self._known(tenant, service)
-        paused = self.control.jobs.find(tenant, service, statuses={JobStatus.PAUSED})
-        jobs = [self.backfills.resume(job.job_id) for job in paused]
-        if not any(job.stretches == () for job in jobs):
-            job = self.backfills.fill(connection)
-            jobs += [job] if job else []
+        jobs = self.backfills.enabled(connection)
+        filled = self.backfills.fill(connection)
+        if filled is not None and filled not in jobs:
+            jobs.append(filled)
         return connection, jobs
 
     def _metered(self, attempted: Attempted) -> None:

@@ -30,6 +30,7 @@ from avesa_dagster.errors import ConfigurationError, Where
 from avesa_dagster.sources.base import Clock, Window
 
 LONGEST_CHUNK_DAYS = 366
+_DISABLED = "the tenant service was disabled"
 _RETRIED = (JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.COMPLETED_WITH_ERRORS)
 
 
@@ -190,9 +191,21 @@ class Backfills:
         ]
         return self._restricted(self.connection(tenant, service), stretches, Trigger.REPAIR)
 
-    def pause(self, job_id: str) -> Job:
+    def pause(self, job_id: str, note: str = "") -> Job:
         """Stops fetching within seconds; `resume` goes on."""
-        return self._turn(job_id, ACTIVE, JobStatus.PAUSED, "only one that is under way can be")
+        return self._turn(
+            job_id, ACTIVE, JobStatus.PAUSED, "only one that is under way can be", note=note
+        )
+
+    def disabled(self, connection: TenantService) -> None:
+        """Pauses the jobs of a connection that was disabled."""
+        for job in self.jobs.find(connection.tenant, connection.service, statuses=ACTIVE):
+            self.pause(job.job_id, _DISABLED)
+
+    def enabled(self, connection: TenantService) -> list[Job]:
+        """Goes on with the jobs that `disabled` paused."""
+        paused = self.jobs.find(connection.tenant, connection.service, statuses={JobStatus.PAUSED})
+        return [self.resume(job.job_id) for job in paused if job.note == _DISABLED]
 
     def resume(self, job_id: str) -> Job:
         """Goes on with what is not finished."""

@@ -75,7 +75,8 @@ def doubled_observations(raw: Sequence[str]) -> Finding:
     with explained("raw cannot be read", Where()), connect() as db:
         row = db.execute(
             f"""
-            with seen as (select record_id, updated_at, content_hash, is_deleted from {parquet(raw)}),
+            with seen as (
+                select record_id, updated_at, content_hash, is_deleted from {parquet(raw)}),
             doubled as (select record_id, updated_at from seen where not is_deleted
                 group by record_id, updated_at, content_hash having count(*) > 1)
             select count(*), any_value(doubled::varchar) from doubled

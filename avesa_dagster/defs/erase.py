@@ -219,8 +219,14 @@ class DagsterHistory:
                 " strftime('%s') - strftime('%s', create_timestamp),"
                 " EXISTS (SELECT 1 FROM run_tags t WHERE t.run_id = runs.run_id"
                 " AND t.key = :tag AND t.value = :tenant) AS tagged"
-                " FROM runs WHERE instr(run_body, :prefix) OR tagged ORDER BY id",
-                {"tag": tags.TENANT, "tenant": traces.tenant, "prefix": traces.asset_prefix},
+                " FROM runs WHERE instr(run_body, :prefix) OR instr(run_body, :configured) OR tagged"
+                " ORDER BY id",
+                {
+                    "tag": tags.TENANT,
+                    "tenant": traces.tenant,
+                    "prefix": traces.asset_prefix,
+                    "configured": traces.configured,
+                },
             ).fetchall()
         return [
             _Run(

@@ -74,10 +74,11 @@ def _requests(
 ) -> Iterator[dg.RunRequest]:
     installation = avesa.installation()
     now = installation.clock()
+    suspended = {(b.tenant, b.service) for b in installation.control.breakers.all() if b.opened_at}
     for row in installation.control.registry.all():
         held = loaded.get((row.tenant, row.service))
-        if held is None or not row.enabled:
-            continue
+        if held is None or not row.enabled or (row.tenant, row.service) in suspended:
+            continue  # the upkeep sensor probes the suspended ones
         connection = replace(row, tables=tuple(t for t in row.tables if t in held.tables))
         name = (
             f"sync-{context.scheduled_execution_time:%Y%m%dT%H%M}"

@@ -9,14 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-_OWNER = re.compile(r'\\*"path\\*": \[\\*"([a-z0-9][a-z0-9_-]*)\\*", ')
+_OWNER = re.compile(
+    r'\\*"path\\*": \[\\*"([a-z0-9][a-z0-9_-]*)\\*", |\\*"tenant\\*": \\*"([a-z0-9][a-z0-9_-]*)\\*"'
+)
 _BEFORE, _AFTER = r"(?<![A-Za-z0-9_-])", r"(?![A-Za-z0-9_-])"
 _LAYERS = ("raw", "canonical", "history")
 
 
 def owners(text: str) -> set[str]:
-    """The tenants whose asset keys stand in serialized objects."""
-    return set(_OWNER.findall(text))
+    """The tenants whose asset keys, or whose names in configuration, stand in a serialized run or
+    backfill."""
+    return {path or config for path, config in _OWNER.findall(text)}
 
 
 class Traces:
@@ -30,6 +33,8 @@ class Traces:
         self.tenant = tenant
         self.asset_prefix = f'["{tenant}", '
         """How the serialized keys of its assets begin."""
+        self.configured = f'"tenant": "{tenant}"'
+        """How the serialized configuration of a run names it."""
         self._op = tenant.replace("-", "_")
         name, op = re.escape(tenant), re.escape(self._op)
         known = "|".join(map(re.escape, sorted({*_LAYERS, *services})))
@@ -42,7 +47,9 @@ class Traces:
                     rf"{_BEFORE}{name}(?='s )",  # Every version of acme's …
                     rf"(?P<where>tenant=){name}{_AFTER}",
                     rf'(?P<tag>avesa/tenant\\*": \\*"){name}(?=\\*")',
-                    rf"(?P<run>{_BEFORE}(?:onboard|sync-\d{{8}}T\d{{4,6}})-){name}(?=-(?:{known})-)",
+                    rf'(?P<config>\\*"tenant\\*": \\*"){name}(?=\\*")',
+                    # onboard-acme-connectwise-…, sync-20260101T0005-acme-connectwise-…
+                    rf"(?P<run>{_BEFORE}[a-z]+(?:-\d{{8}}T\d{{4,6}})?-){name}(?=-(?:{known})-)",
                 )
             )
         )

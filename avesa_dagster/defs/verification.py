@@ -1,7 +1,5 @@
 """Comparing tenants with their services on a schedule, slowly, and repairing what disagrees."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

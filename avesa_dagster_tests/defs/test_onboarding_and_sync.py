@@ -12,7 +12,8 @@ import pytest
 
 from avesa_dagster.control.snapshot import read_snapshot, write_snapshot
 from avesa_dagster.definitions import build
-from avesa_dagster.defs import launches, resources
+from avesa_dagster.defs import resources
+from avesa_dagster.defs.launches import piece_launch, sync_launches
 from avesa_dagster.defs.live_sync import live_sync_schedules
 from avesa_dagster.defs.onboarding import onboarding_sensor
 from avesa_dagster.defs.resources import AvesaResource
@@ -46,37 +47,47 @@ def test_a_new_tenant_gets_master_data_then_recent_months_then_the_history_behin
     house: House, avesa: AvesaResource, simulator: Simulator
 ) -> None:
     house.connect("acme", simulator, days=800)
-    result = tick(house, avesa)
-    assert isinstance(result, dg.SensorResult) and result.run_requests
-    master, recent, *older = result.run_requests
+    tick(house, avesa)
+    (job,) = house.installation.control.jobs.find("acme", "connectwise")
+    master, recent, *older = job.pieces
     first = house.partitions("acme").split("...")[0]
     this_month = f"{datetime.now(UTC):%Y-%m-01}"
-    assert (master.tags[START], master.tags[END]) == (first, this_month)
-    assert {key.path[-1] for key in master.asset_selection or ()} == {"companies", "contacts"}
-    assert recent.tags[END] == this_month
-    assert {key.path[-1] for key in recent.asset_selection or ()} == {"tickets", "time_entries"}
-    ranges = [(request.tags[START], request.tags[END]) for request in (recent, *older)]
+    assert (master.first, master.last) == (first, this_month)
+    assert master.tables == ("companies", "contacts")
+    assert recent.last == this_month and recent.tables == ("tickets", "time_entries")
+    assert recent.recent and not any(piece.recent for piece in older)
+    ranges = [(piece.first, piece.last) for piece in (recent, *older)]
     assert ranges == sorted(ranges, reverse=True), "newest first"
     assert ranges[-1][0] == first
-    priorities = [int(request.tags["dagster/priority"]) for request in result.run_requests]
+    row = house.installation.control.registry.get("acme", "connectwise")
+    assert row is not None
+    requests = [
+        piece_launch(job, piece, row, house.installation.catalog).request() for piece in job.pieces
+    ]
+    assert len({request.run_key for request in requests}) == len(requests)
+    priorities = [int(request.tags["dagster/priority"]) for request in requests]
     assert priorities == sorted(priorities, reverse=True)
+    assert {request.tags["avesa/job"] for request in requests} == {job.job_id}
 
 
-def test_a_tenant_is_requested_once_for_each_generation_of_its_credentials(
+def test_a_tenant_is_backfilled_once_for_each_generation_of_its_credentials(
     house: House, avesa: AvesaResource, simulator: Simulator
 ) -> None:
     house.connect("acme", simulator)
     first = tick(house, avesa)
-    assert isinstance(first, dg.SensorResult) and first.run_requests
-    assert isinstance(tick(house, avesa, first.cursor), dg.SkipReason)
+    assert isinstance(first, dg.SensorResult)
+    jobs = house.installation.control.jobs
+    (job,) = jobs.find()
+    tick(house, avesa, first.cursor)
+    assert jobs.find() == [job]
+    house.installation.backfills.cancel(job.job_id)
+    tick(house, avesa, first.cursor)
+    assert len(jobs.find()) == 1, "a cancelled one stays cancelled"
     house.connect("acme", simulator)
-    second = tick(house, avesa, first.cursor)
-    assert isinstance(second, dg.SensorResult) and second.run_requests
-    names = [{r.run_key for r in result.run_requests or ()} for result in (first, second)]
-    assert not names[0] & names[1]
-    lost_cursor = tick(house, avesa)
-    assert isinstance(lost_cursor, dg.SensorResult)
-    assert {r.run_key for r in lost_cursor.run_requests or ()} == names[1]
+    tick(house, avesa, first.cursor)
+    assert len(jobs.find()) == 2
+    tick(house, avesa)
+    assert len(jobs.find()) == 2, "a lost cursor begins nothing anew"
 
 
 def test_a_disconnected_tenant_is_not_requested(
@@ -84,7 +95,8 @@ def test_a_disconnected_tenant_is_not_requested(
 ) -> None:
     house.connect("acme", simulator)
     house.installation.disconnect("acme", "connectwise")
-    assert isinstance(tick(house, avesa), dg.SkipReason)
+    tick(house, avesa)
+    assert not house.installation.control.jobs.find()
 
 
 def test_a_changed_registry_is_reloaded_before_anything_is_requested(
@@ -134,7 +146,7 @@ def test_after_a_months_end_the_sync_takes_the_closed_month_along(
         installation.control.watermarks.advance(
             "acme", "connectwise", table, lower=before, upper=before, now=before
         )
-    (launch,) = launches.sync_launches(
+    (launch,) = sync_launches(
         installation.extractor, connection, after, full=False, name="n"
     )
     assert (launch.tags[START], launch.tags[END]) == ("2026-10-01", "2026-11-01")
