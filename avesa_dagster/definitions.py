@@ -12,6 +12,7 @@ import dagster as dg
 
 # Behaviour that these rest on is pinned (pyproject.toml) and tested.
 warnings.filterwarnings("ignore", category=dg.BetaWarning, module=r"avesa_dagster\..*")
+warnings.filterwarnings("ignore", category=dg.BetaWarning, message="Parameter `owners`")
 warnings.filterwarnings("ignore", category=dg.PreviewWarning, module=r"avesa_dagster\..*")
 
 from avesa_dagster.catalog.load import load_catalog  # noqa: E402

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
@@ -42,10 +42,16 @@ class RunHistory(Protocol):
         """Cancels what has not begun yet; returns what of the tenant runs, in words."""
         ...
 
-    def erase(self, tenant: str, stand_in: str, say: Say) -> Mapping[str, int]:
-        """Removes what is of the tenant; what is also of others has `stand_in` for its name then.
+    def erase(self, tenant: str, numbers: Collection[int], say: Say) -> Mapping[str, int]:
+        """Removes what is of the tenant, and its name from what is also of others.
 
-        May be called again. Returns how many of what were removed.
+        May be called again.
+
+        Args:
+            numbers: Of its connections, as far as they are known.
+
+        Returns:
+            How many of what were removed.
         """
         ...
 
@@ -57,7 +63,7 @@ class RunHistory(Protocol):
         """Makes sure that what was removed is not in free pages of files either."""
         ...
 
-    def named(self, tenant: str) -> list[str]:
+    def named(self, tenant: str, numbers: Collection[int]) -> list[str]:
         """Where the tenant is still named, in words."""
         ...
 
@@ -245,7 +251,7 @@ class _Erasure:
         self._remove_objects()
         self._remove_rows()
         self.say("removing runs")
-        found = self.history.erase(self.tenant, self._stand_in(), self.say)
+        found = self.history.erase(self.tenant, self._numbers(), self.say)
         self._add(self.journal.runs, found)
 
     def _remove_secrets(self) -> None:
@@ -319,10 +325,8 @@ class _Erasure:
             hint="erase it again, or connect it again: its credentials and its history may be gone",
         )
 
-    def _stand_in(self) -> str:
-        """A name that no tenant has, and no other erased tenant had."""
-        number = min(self.journal.connections.values(), default=0)
-        return f"erased.{number}"
+    def _numbers(self) -> list[int]:
+        return sorted(self.journal.connections.values())
 
     def _add(self, to: dict[str, int], counts: Mapping[str, int]) -> None:
         for name, count in counts.items():
@@ -362,7 +366,7 @@ class _Erasure:
         name = re.compile(rb"/%b(?![a-z0-9_-])" % self.tenant.encode())
         if corrupt.exists() and name.search(corrupt.read_bytes()):
             said.append(f"{corrupt}, which was kept because it is corrupt")
-        return said + self.history.named(self.tenant)
+        return said + self.history.named(self.tenant, self._numbers())
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -395,9 +399,10 @@ def _connections(installation: Installation, tenant: str) -> list[TenantService]
 def _known(installation: Installation, tenant: str, history: RunHistory) -> bool:
     """Whether anything of a tenant is found anywhere: a row, a file, a run."""
     control = installation.control
+    rows = _connections(installation, tenant)
     return bool(
-        _journal_path(installation, tenant).exists()
-        or _connections(installation, tenant)
+        rows
+        or _journal_path(installation, tenant).exists()
         or installation.objects.list(f"{tenant}/")
         or (installation.settings.lake / tenant).exists()
         or (installation.settings.secrets / f"{tenant}.json").exists()
@@ -405,7 +410,7 @@ def _known(installation: Installation, tenant: str, history: RunHistory) -> bool
         or control.ledger.covered(tenant)
         or control.drift.log(tenant, limit=1)
         or any(alarm.tenant == tenant for alarm in control.alarms.all())
-        or history.named(tenant)
+        or history.named(tenant, [row.number for row in rows])
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
@@ -421,20 +421,24 @@ def _turned(job: Job, status: JobStatus, note: str, now: datetime) -> Job:
     if status is not JobStatus.PENDING:
         ended = now if status not in UNFINISHED else None
         return replace(job, status=status, note=note, completed_at=ended)
-    anew: Callable[[Piece], Piece] = lambda piece: (  # noqa: E731
-        piece
-        if piece.state is PieceState.DONE
-        else replace(piece, state=PieceState.WAITING, error=None)
-    )
     return replace(
         job,
         status=status,
         note=note,
-        pieces=tuple(map(anew, job.pieces)),
+        pieces=tuple(map(_anew, job.pieces)),
         errors=(),
         started_at=None,
         completed_at=None,
     )
+
+
+def _anew(piece: Piece) -> Piece:
+    """The piece of a job that is taken up again: what is done stays so."""
+    if piece.derive:
+        return replace(piece, state=PieceState.DONE, error=None)
+    if piece.state is PieceState.DONE:
+        return piece
+    return replace(piece, state=PieceState.WAITING, error=None)
 
 
 def _with_run(

@@ -61,7 +61,7 @@ def ends_at(job: Job, chunks: Sequence[Chunk], now: datetime) -> datetime | None
 
 def _unplanned(job: Job, piece: Piece, chunks: Sequence[Chunk], catalog: Catalog) -> int:
     """About how many chunks a piece will have whose tables are not planned yet."""
-    if piece.state in (PieceState.DONE, PieceState.FAILED):
+    if piece.derive or piece.state in (PieceState.DONE, PieceState.FAILED):
         return 0
     parts = [p for p in job_partitions(job, catalog) if piece.first <= p.key <= piece.last]
     if not parts:

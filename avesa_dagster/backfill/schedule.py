@@ -33,7 +33,8 @@ def turns(
 
     At most `max_jobs` jobs and `max_tenants` tenants fetch at once, one piece a tenant's service.
     Among those that wait, recent months go first, then the tenant that was served longest ago: a
-    large tenant gives way after each piece.
+    large tenant gives way after each piece. Where nobody waits, a job's next piece is launched
+    while the one before is fetched.
 
     Args:
         jobs: All that are not finished.
@@ -77,6 +78,29 @@ def turns(
             busy.add(lane)
             tenants.add(job.tenant)
             fetching += 1
+            found.append(Turn(job, piece))
+    if all(turn.piece is not None for turn in found):
+        found += _ahead(active, breakers, catalog, now)
+    return found
+
+
+def _ahead(
+    active: Sequence[Job],
+    breakers: Mapping[tuple[str, str], Breaker],
+    catalog: Catalog,
+    now: datetime,
+) -> list[Turn]:
+    """The next pieces of the jobs that fetch, where nobody else waits.
+
+    They stand in Dagster's queue until their lane is free, and begin without a pause.
+    """
+    found = []
+    for job in active:
+        launched = sum(piece.state is PieceState.LAUNCHED for piece in job.pieces)
+        piece = next((p for p in job.pieces if p.state is PieceState.WAITING), None)
+        breaker = breakers.get((job.tenant, job.service))
+        closed = breaker is None or breaker.state is BreakerState.CLOSED
+        if launched == 1 and piece and closed and off_peak_now(job, piece, catalog, now):
             found.append(Turn(job, piece))
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -10,7 +10,7 @@ from enum import StrEnum
 from avesa_dagster.control.health import Breaker, BreakerState
 from avesa_dagster.control.jobs import ACTIVE, Job, JobError, JobStatus, Piece, PieceState
 
-_MOST_LAUNCHES = 50
+_MOST_DEATHS = 50
 """Runs of one piece that died one after another; each begins where the last one ended."""
 
 
@@ -24,6 +24,8 @@ class RunState(StrEnum):
     """Also one that failed and that Dagster is going to retry."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    SUSPENDED = "suspended"
+    """It failed because the breaker of its service was open, which may have closed since."""
     DIED = "died"
     """Its process is gone, or it was stopped without anybody asking for it."""
     TERMINATED = "terminated"
@@ -52,21 +54,29 @@ def settle(
     runs = [one.run_id for one in seen.values() if one.run_id and one.run_id not in job.run_ids]
     job = replace(job, run_ids=(*job.run_ids, *runs))
     if job.status not in ACTIVE:
-        return job
+        return _wound_down(job, seen)
+    # Somebody may have paused and resumed it since these runs were looked at.
+    seen = {number: one for number, one in seen.items() if _is_launched(job.pieces[number])}
     if any(one.state is RunState.TERMINATED for one in seen.values()):
-        return replace(
+        cancelled = replace(
             job,
             status=JobStatus.CANCELLED,
             note="a run of it was terminated in Dagster",
             completed_at=now,
         )
+        return _wound_down(cancelled, seen)
     suspended = breaker is not None and breaker.state is not BreakerState.CLOSED
     pieces = tuple(
-        _piece(piece, seen[piece.number], suspended)
-        if piece.state is PieceState.LAUNCHED and piece.number in seen
-        else piece
+        _piece(piece, seen[piece.number], suspended) if piece.number in seen else piece
         for piece in job.pieces
     )
+    failed = [
+        piece
+        for piece, before in zip(pieces, job.pieces, strict=True)
+        if piece.state is PieceState.FAILED and before.state is PieceState.LAUNCHED
+    ]
+    if job.failed_chunks:
+        pieces = (*pieces, *_derived(failed, len(pieces)))
     begun = any(one.state not in (RunState.NONE, RunState.QUEUED) for one in seen.values())
     job = replace(
         job,
@@ -74,12 +84,13 @@ def settle(
         started_at=job.started_at or (now if begun else None),
         status=JobStatus.RUNNING if begun else job.status,
     )
-    if suspended and breaker is not None and breaker.credentials:
-        return _failed(job, breaker.reason, now)
     if all(piece.state in (PieceState.DONE, PieceState.FAILED) for piece in job.pieces):
         return _ended(job, now)
+    if suspended and breaker is not None and breaker.credentials:
+        return _wound_down(_failed(job, breaker.reason, now), seen)
     if overdue:
-        return _failed(job, "it took longer than it may; avesa retry goes on where it stopped", now)
+        text = "it took longer than it may; avesa retry goes on where it stopped"
+        return _wound_down(_failed(job, text, now), seen)
     return job
 
 
@@ -87,20 +98,49 @@ def _piece(piece: Piece, seen: Seen, suspended: bool) -> Piece:
     match seen.state:
         case RunState.SUCCEEDED:
             return replace(piece, state=PieceState.DONE, error=None)
+        case RunState.SUSPENDED:
+            return replace(piece, state=PieceState.WAITING)
         case RunState.FAILED if suspended:
             return replace(piece, state=PieceState.WAITING)
         case RunState.FAILED:
             return replace(piece, state=PieceState.FAILED, error=seen.error)
-        case RunState.DIED if piece.attempt >= _MOST_LAUNCHES:
-            error = f"its runs died {piece.attempt} times; the last: {seen.error}"
-            return replace(piece, state=PieceState.FAILED, error=error)
+        case RunState.DIED if piece.deaths + 1 >= _MOST_DEATHS:
+            error = f"its runs died {piece.deaths + 1} times; the last: {seen.error}"
+            return replace(piece, state=PieceState.FAILED, deaths=piece.deaths + 1, error=error)
         case RunState.DIED:
-            return replace(piece, state=PieceState.WAITING)
+            return replace(piece, state=PieceState.WAITING, deaths=piece.deaths + 1)
         case _:
             return piece
 
 
+def _is_launched(piece: Piece) -> bool:
+    return piece.state is PieceState.LAUNCHED
+
+
+def _wound_down(job: Job, seen: Mapping[int, Seen]) -> Job:
+    """A job that may not fetch keeps its pieces as launched until their runs have ended."""
+    under_way = (RunState.QUEUED, RunState.RUNNING)
+    ended = {number for number, one in seen.items() if one.state not in under_way}
+    return replace(
+        job,
+        pieces=tuple(
+            replace(piece, state=PieceState.WAITING)
+            if _is_launched(piece) and piece.number in ended
+            else piece
+            for piece in job.pieces
+        ),
+    )
+
+
+def _derived(failed: Sequence[Piece], known: int) -> Iterator[Piece]:
+    """What makes the windows queryable that did arrive of pieces that failed."""
+    fetched = (piece for piece in failed if not piece.derive)
+    for number, piece in enumerate(fetched, known):
+        yield Piece(number, piece.tables, piece.first, piece.last, recent=True, derive=True)
+
+
 def _failed(job: Job, text: str, now: datetime) -> Job:
+    """Its runs under way look at the job themselves, and stop."""
     return replace(
         job,
         status=JobStatus.FAILED,

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from avesa_dagster.backfill.covered import connection_coverage
+from avesa_dagster.backfill.jobs import Wish
 from avesa_dagster.cli.calendar import print_calendar
+from avesa_dagster.cli.jobs import follow
 from avesa_dagster.cli.output import console, print_records, print_table
 from avesa_dagster.control.base import TenantService
 from avesa_dagster.control.coverage import PartitionCoverage
+from avesa_dagster.control.jobs import Job, JobStatus
 from avesa_dagster.defs import processes
 from avesa_dagster.defs.execute import execute
 from avesa_dagster.defs.homes import prepare
@@ -35,10 +37,8 @@ TENANT, SERVICE = "acme", "connectwise"
 _SEED = 7
 _LIMIT = 200
 _PORT = 8750
-_PATIENCE = 20 * 60
+_PATIENCE = 180
 _CHANGED = 250
-_SAY_EVERY = 10.0
-"""Seconds between two lines where there is no terminal to draw on."""
 _QUERIES = (
     (
         "Open tickets by priority",
@@ -70,14 +70,18 @@ def demonstrate(installation: Installation, sizes: Mapping[str, int]) -> int:
         console.print(f"  simulated ConnectWise on {simulator.url}, {_LIMIT} requests a minute")
         with dagster(settings, port=processes.free_port(), quiet=True):
             console.print("  Dagster's daemon and webserver are up")
+            again = installation.control.registry.get(TENANT, SERVICE) is not None
             connection = installation.connect(
                 TENANT, SERVICE, simulator.credentials, requests_per_minute=_LIMIT
             )
             console.print(
-                f"  {TENANT} connected {SERVICE}; the onboarding sensor finds it and backfills "
-                f"{', '.join(connection.tables)} from {connection.history_start:%Y-%m-%d}\n"
+                f"  {TENANT} connected {SERVICE}: {', '.join(connection.tables)} from "
+                f"{connection.history_start:%Y-%m-%d}"
             )
-            failures = _follow(installation, connection)
+            job = _again(installation) if again else _onboarded(installation)
+            console.print(f"  job {job.job_id}: avesa job {job.job_id} --watch\n")
+            job = follow(installation, job, console)
+            failures = [] if job.status is JobStatus.COMPLETED else _what_failed(job)
             if not failures:
                 failures = _change_and_sync(installation, simulator)
         used = simulator.control("stats")
@@ -156,41 +160,30 @@ def _demo_simulator(settings: Settings, sizes: Mapping[str, int]) -> Iterator[Si
         yield simulator
 
 
-def _follow(installation: Installation, connection: TenantService) -> list[str]:
-    """Shows how far the backfill is until its runs have ended; returns what failed."""
-    columns = (
-        TextColumn("  {task.description:<14}"),
-        BarColumn(bar_width=40),
-        TextColumn("{task.completed:>4.0f}/{task.total:<4.0f} windows  {task.fields[rows]}"),
-        TimeElapsedColumn(),
+def _again(installation: Installation) -> Job:
+    """The second demonstration fetches everything once more, and stores what differs."""
+    console.print("  it was connected before: a new job fetches everything once more")
+    return installation.backfills.start(Wish(TENANT, SERVICE, at_once=True))[0]
+
+
+def _onboarded(installation: Installation) -> Job:
+    """Waits for the job that the onboarding sensor starts."""
+    console.print("  the onboarding sensor finds it, and starts a backfill")
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        jobs = installation.control.jobs.find(TENANT, SERVICE)
+        if jobs:
+            return jobs[0]
+        time.sleep(0.5)
+    raise RetriableError(
+        f"the onboarding sensor has not found the tenant in {_PATIENCE} s",
+        hint="look into the daemon's log, or with: make dev",
     )
-    total = len(_covered(installation, connection)) // len(connection.tables)
-    began = said = time.monotonic()
-    deadline = began + _PATIENCE
-    with Progress(*columns, console=console) as progress:
-        bars = {t: progress.add_task(t, total=total, rows="") for t in connection.tables}
-        while True:
-            covered = _covered(installation, connection)
-            for table, bar in bars.items():
-                own = [item for item in covered if item.table == table]
-                done = sum(_since(item, connection) for item in own)
-                progress.update(bar, completed=done, rows=_rows(own))
-            if not console.is_terminal and time.monotonic() - said >= _SAY_EVERY:
-                said = time.monotonic()
-                far = ", ".join(
-                    f"{task.description} {task.percentage:.0f} %" for task in progress.tasks
-                )
-                console.print(f"  {said - began:3.0f} s: {far}")
-            home = installation.settings.dagster_home
-            outcome = processes.outcome_of(home, TENANT, connection.updated_at)
-            if outcome.failures or (outcome.ended and outcome.launched):
-                return list(outcome.failures)
-            if time.monotonic() > deadline:
-                raise RetriableError(
-                    f"the backfill has not ended after {_PATIENCE // 60} minutes",
-                    hint="what arrived is kept; run it again, or look with: make dev",
-                )
-            time.sleep(1)
+
+
+def _what_failed(job: Job) -> list[str]:
+    said = [error.text for error in job.errors] or [job.note]
+    return [f"job {job.job_id} is {job.status.value}: {text}" for text in said]
 
 
 def _covered(installation: Installation, connection: TenantService) -> list[PartitionCoverage]:
@@ -198,15 +191,6 @@ def _covered(installation: Installation, connection: TenantService) -> list[Part
     return connection_coverage(
         connection, installation.catalog, control.ledger, control.watermarks, installation.clock()
     )
-
-
-def _since(item: PartitionCoverage, connection: TenantService) -> bool:
-    return item.share >= 1.0 and item.as_of is not None and item.as_of >= connection.updated_at
-
-
-def _rows(items: list[PartitionCoverage]) -> str:
-    rows = sum(item.rows for item in items)
-    return f"{rows:,} rows" if rows else ""
 
 
 def _change_and_sync(installation: Installation, simulator: Simulator) -> list[str]:

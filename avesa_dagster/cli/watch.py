@@ -85,11 +85,11 @@ def metrics(port: int, host: str) -> None:
     collector = StoresCollector(
         installation.control, installation.catalog, installation.clock, used
     )
-    # A scrape makes some hundred thousand objects; looking through all of them, and through what
-    # was loaded before, every now and then would be a third of its time.
-    gc.freeze()
-    gc.set_threshold(200_000)
     with serve(port, host, collector) as endpoint:
+        # A scrape makes some hundred thousand objects. To look through all of them, and through
+        # what was loaded before, every now and then would be a third of its time.
+        gc.freeze()
+        gc.set_threshold(200_000)
         address = f"[{host}]" if ":" in host else host
         click.echo(f"Metrics: http://{address}:{endpoint.port}/metrics  (stop with Ctrl-C)")
         try:

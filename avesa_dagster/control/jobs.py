@@ -78,9 +78,12 @@ class Piece:
         number: Counts the job's pieces from 0, in the order in which they are to run.
         first, last: Keys of the first and the last partition, `YYYY-MM-DD`.
         recent: Among the tenant's newest partitions: never waits for the off-peak window.
+        derive: Fetches nothing: builds the canonical tables of what a piece that failed in part
+            did fetch.
         attempt: Times that it was launched.
         launched_at: When it was launched last.
         error: Why it failed.
+        deaths: Runs of it that died since somebody took the job up.
     """
 
     number: int
@@ -89,9 +92,11 @@ class Piece:
     last: str
     recent: bool
     state: PieceState = PieceState.WAITING
+    derive: bool = False
     attempt: int = 0
     launched_at: datetime | None = None
     error: str | None = None
+    deaths: int = 0
 
 
 @dataclass(frozen=True, slots=True)

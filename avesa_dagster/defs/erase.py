@@ -128,7 +128,7 @@ class DagsterHistory:
 
     def under_way(self, tenant: str) -> list[str]:
         """See RunHistory.under_way. Fails runs whose process is gone, first."""
-        traces = self._traces(tenant)
+        traces = Traces(tenant, self._services)
         fail_dead_runs(self._instance)
         busy = self._backfills_under_way(traces)
         for run in self._runs_of(traces):
@@ -139,9 +139,11 @@ class DagsterHistory:
             busy.append(f"run {run.run_id} ({run.status.lower()})")
         return busy
 
-    def erase(self, tenant: str, stand_in: str, say: Say) -> Mapping[str, int]:
-        """See RunHistory.erase."""
-        traces = self._traces(tenant)
+    def erase(self, tenant: str, numbers: Collection[int], say: Say) -> Mapping[str, int]:
+        """See RunHistory.erase. What is also of others names `erased.{number}` then; no tenant is
+        called so."""
+        traces = Traces(tenant, self._services, numbers)
+        stand_in = f"erased.{min(numbers, default=0)}"
         counts: Counter[str] = Counter()
         found = self._runs_of(traces)
         own = [run.run_id for run in found if run.own]
@@ -161,7 +163,7 @@ class DagsterHistory:
                 self._clean_run(run.run_id, traces, stand_in)
                 counts["shared runs"] += 1
         say("removing backfills")
-        counts["backfills"] += self._remove_backfills(traces)
+        counts["backfills"] += self._remove_backfills(traces, stand_in)
         say("cleaning what is of several tenants")
         for path, texts in ((self._runs, _RUN_TEXTS), (self._schedules, _SCHEDULE_TEXTS)):
             counts["shared rows"] += _replace(path, texts, traces, stand_in)
@@ -186,10 +188,10 @@ class DagsterHistory:
         for path in sorted({self._runs, self._schedules, self._index, self._runless, *left}):
             compact(path)
 
-    def named(self, tenant: str) -> list[str]:
+    def named(self, tenant: str, numbers: Collection[int]) -> list[str]:
         """See RunHistory.named. Bodies of other runs' events are not read: nothing of a tenant
         comes there but by a run of several, which is cleaned."""
-        traces = self._traces(tenant)
+        traces = Traces(tenant, self._services, numbers)
         said = [f"{run.run_id}: a run" for run in self._runs_of(traces)]
         for path, texts in ((self._runs, _RUN_TEXTS), (self._schedules, _SCHEDULE_TEXTS)):
             for text in texts:
@@ -208,9 +210,6 @@ class DagsterHistory:
                 said.append(f"lines of {log.relative_to(self._home)}")
         return said
 
-    def _traces(self, tenant: str) -> Traces:
-        return Traces(tenant, self._services)
-
     def _runs_of(self, traces: Traces) -> list[_Run]:
         """Runs that concern the tenant, by their assets or, if they have none, by their tag."""
         with _reading(self._runs) as connection:
@@ -219,8 +218,8 @@ class DagsterHistory:
                 " strftime('%s') - strftime('%s', create_timestamp),"
                 " EXISTS (SELECT 1 FROM run_tags t WHERE t.run_id = runs.run_id"
                 " AND t.key = :tag AND t.value = :tenant) AS tagged"
-                " FROM runs WHERE instr(run_body, :prefix) OR instr(run_body, :configured) OR tagged"
-                " ORDER BY id",
+                " FROM runs WHERE instr(run_body, :prefix) OR instr(run_body, :configured)"
+                " OR tagged ORDER BY id",
                 {
                     "tag": tags.TENANT,
                     "tenant": traces.tenant,
@@ -339,12 +338,17 @@ class DagsterHistory:
                 (traces.replaced(body, stand_in), run_id),
             )
 
-    def _remove_backfills(self, traces: Traces) -> int:
+    def _remove_backfills(self, traces: Traces, stand_in: str) -> int:
+        """Removes those of this tenant alone; those of several are tagged with the other name."""
         own = [key for key, _, concerned in self._backfills(traces) if concerned == {traces.tenant}]
         with _writing(self._runs) as connection:
             for key in own:
                 connection.execute("DELETE FROM backfill_tags WHERE backfill_id = ?", (key,))
                 connection.execute("DELETE FROM bulk_actions WHERE key = ?", (key,))
+            connection.execute(
+                "UPDATE backfill_tags SET value = ? WHERE key = ? AND value = ?",
+                (stand_in, tags.TENANT, traces.tenant),
+            )
         return len(own)
 
     def _snapshots_naming(self, traces: Traces) -> Iterator[tuple[int, str, str]]:

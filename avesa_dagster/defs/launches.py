@@ -84,6 +84,9 @@ def piece_launch(job: Job, piece: Piece, connection: TenantService, catalog: Cat
     priority = _RECENT_PRIORITY if piece.recent else -piece.number
     tables = [table for table in piece.tables if table in connection.tables]
     launch = plan.launch(tables, (piece.first, piece.last), Mode.BACKFILL, priority=priority)
+    if piece.derive:
+        fetched = {keys.raw_key(job.tenant, job.service, table) for table in tables}
+        launch = replace(launch, keys=tuple(key for key in launch.keys if key not in fetched))
     own = {
         tags.JOB: job.job_id,
         tags.PIECE: f"{piece.number}.{piece.attempt}",

@@ -13,13 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import dagster as dg
 import psutil
 
-from avesa_dagster.defs import tags
 from avesa_dagster.errors import ConfigurationError, RetriableError
 from avesa_dagster.settings import Settings
 
@@ -32,21 +30,6 @@ _UNDER_WAY = [
     dg.DagsterRunStatus.CANCELING,
 ]
 _PID = re.compile(r"\(pid: (\d+)\)")
-
-
-@dataclass(frozen=True, slots=True)
-class RunsOutcome:
-    """What the runs of a tenant came to.
-
-    Attributes:
-        launched: How many there are.
-        ended: Whether all of them ended.
-        failures: One text a failed run.
-    """
-
-    launched: int
-    ended: bool
-    failures: tuple[str, ...]
 
 
 def free_port() -> int:
@@ -201,19 +184,6 @@ def instance_in(dagster_home: Path) -> dg.DagsterInstance:
     """Dagster's instance in this folder; use it as a context manager."""
     os.environ["DAGSTER_HOME"] = str(dagster_home)
     return dg.DagsterInstance.get()
-
-
-def outcome_of(dagster_home: Path, tenant: str, since: datetime) -> RunsOutcome:
-    """What the runs came to that were launched for the tenant since then."""
-    with instance_in(dagster_home) as instance:
-        runs = instance.get_runs(dg.RunsFilter(tags={tags.TENANT: tenant}, created_after=since))
-        failures = []
-        for run in runs:
-            if run.status is dg.DagsterRunStatus.FAILURE and "dagster/will_retry" not in run.tags:
-                failures.append(failure_of(instance, run) or f"run {run.run_id} failed")
-    return RunsOutcome(
-        launched=len(runs), ended=all(run.is_finished for run in runs), failures=tuple(failures)
-    )
 
 
 def failure_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:

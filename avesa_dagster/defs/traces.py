@@ -27,17 +27,22 @@ class Traces:
 
     Args:
         services: Names of the services that it may have connected.
+        numbers: Of its connections: names of ops and groups allow no `-`, and then a number tells
+            `a-b` from `a_b` (`keys.op_name`).
     """
 
-    def __init__(self, tenant: str, services: Collection[str]) -> None:
+    def __init__(
+        self, tenant: str, services: Collection[str], numbers: Collection[int] = ()
+    ) -> None:
         self.tenant = tenant
+        self._numbers = frozenset(numbers)
         self.asset_prefix = f'["{tenant}", '
         """How the serialized keys of its assets begin."""
         self.configured = f'"tenant": "{tenant}"'
         """How the serialized configuration of a run names it."""
         self._op = tenant.replace("-", "_")
         name, op = re.escape(tenant), re.escape(self._op)
-        known = "|".join(map(re.escape, sorted({*_LAYERS, *services})))
+        known = "|".join(sorted({*_LAYERS, *services}))
         self._named = re.compile(
             "|".join(
                 (
@@ -54,18 +59,32 @@ class Traces:
             )
         )
         self._operated = re.compile(
-            rf"(?<![A-Za-z0-9_]){op}(?=__(?:{known})(?:__|(?![A-Za-z0-9_])))"
+            rf"(?<![A-Za-z0-9_]){op}(?P<rest>__(?:{known.replace('-', '_')})(?:__[A-Za-z0-9_]+)?)"
+            r"(?![A-Za-z0-9_])"
         )
 
     def found(self, text: str) -> bool:
         """Whether the text names the tenant."""
         if self.tenant not in text and self._op not in text:
             return False
-        return bool(self._named.search(text) or self._operated.search(text))
+        return self._named.search(text) is not None or any(
+            self._is_own(hit) for hit in self._operated.finditer(text)
+        )
 
     def replaced(self, text: str, stand_in: str) -> str:
         """The text with another name in place of the tenant's."""
         named = self._named.sub(
             lambda hit: f"{hit[hit.lastgroup] if hit.lastgroup else ''}{stand_in}", text
         )
-        return self._operated.sub(re.sub(r"[^A-Za-z0-9_]", "_", stand_in), named)
+        op = re.sub(r"[^A-Za-z0-9_]", "_", stand_in)
+        return self._operated.sub(
+            lambda hit: f"{op}{hit['rest']}" if self._is_own(hit) else hit[0], named
+        )
+
+    def _is_own(self, hit: re.Match[str]) -> bool:
+        """Whether the name of an op or a group is of this tenant, not of one that differs by `-`
+        and `_` only."""
+        number = re.search(r"__n(\d+)$", hit["rest"])
+        if number is None:
+            return "-" not in self.tenant
+        return int(number[1]) in self._numbers
