@@ -25,9 +25,10 @@ lint: $(STAMP)
 bench: $(STAMP)  ## measures, side by side
 	$(BIN)/python -m avesa_dagster_tests.bench
 
-soak: $(STAMP)   ## thousands of hostile scripts, hundreds of kills
+soak: $(STAMP)   ## thousands of hostile scripts, hundreds of kills, backfills of 30 tenants
 	AVESA_HOSTILE_SCRIPTS=3000 AVESA_KILLS=300 $(BIN)/pytest -n 2 -q --timeout 7200 \
 		avesa_dagster_tests/extract/test_hostile_scripts.py avesa_dagster_tests/extract/test_kill.py
+	$(BIN)/python -m avesa_dagster_tests.soak
 
 e2e: $(STAMP)    ## a browser on the real UI; needs Debian's chromium
 	$(BIN)/pytest -q -s -m e2e --timeout 900 avesa_dagster_tests/e2e

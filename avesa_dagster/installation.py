@@ -164,7 +164,8 @@ class Installation:
             half = (self.retrying.attempts + 1) // 2
             retrying = replace(self.retrying, attempts=half) if live else self.retrying
         key, limit = self._budget_key(connection), self._limit(connection)
-        allowance = Allowance(self.budget, key, limit, live)
+        settings = self.catalog.settings(connection.tenant, connection.service)
+        allowance = Allowance(self.budget, key, limit, live, settings.live_reserve)
         opened: Callable[[], Source] = source_module(connection.service).connect(
             self.catalog.services[connection.service],
             values,
@@ -270,8 +271,12 @@ class Installation:
         return connection, jobs
 
     def _metered(self, attempted: Attempted) -> None:
-        chunk = attempted.chunk
-        Meter(self.control.counters).chunk(
+        chunk, meter = attempted.chunk, Meter(self.control.counters)
+        if attempted.stopped:
+            spent, again = attempted.requests, attempted.retries
+            meter.requests(chunk.tenant, chunk.service, chunk.table, requests=spent, retries=again)
+            return
+        meter.chunk(
             chunk.tenant,
             chunk.service,
             chunk.table,

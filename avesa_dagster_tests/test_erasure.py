@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class NoRuns:
     def under_way(self, tenant: str) -> list[str]:
         return self.busy
 
-    def erase(self, tenant: str, stand_in: str, say: Say) -> Mapping[str, int]:
+    def erase(self, tenant: str, numbers: Collection[int], say: Say) -> Mapping[str, int]:
         self.erased += 1
         return {"runs": 1} if self.erased == 1 else {}
 
@@ -51,7 +51,7 @@ class NoRuns:
 
     def compact(self) -> None: ...
 
-    def named(self, tenant: str) -> list[str]:
+    def named(self, tenant: str, numbers: Collection[int]) -> list[str]:
         return []
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from avesa_dagster.control.jobs import Processing, ProcessingJobs
-from avesa_dagster.errors import StoreError
+from avesa_dagster.errors import Stopped, StoreError, Where
 from avesa_dagster.extract.request import Progress
 from avesa_dagster.sources.base import Cancelled, Clock
 
@@ -85,9 +85,12 @@ def beating(
     """Holds the row's lane while the block runs, and beats; in the end the row says how it ended.
 
     Args:
-        cancelled: Ends the wait for the lane; the block has to notice by itself.
+        cancelled: Ends the wait for the lane.
         waiting: Told of the run that holds the lane, once each.
         ended: Whether a run that seems to hold the lane is known to have ended.
+
+    Raises:
+        Stopped: It was cancelled while it waited; nothing was stored.
     """
     told = ""
     while holder := table.claim(replace(row, beat_at=clock()), stale_before=clock() - STALE):
@@ -98,7 +101,8 @@ def beating(
             waiting(holder)
             told = holder.run_id
         if cancelled():
-            break
+            where = Where(row.tenant, row.service, row.table)
+            raise Stopped(f"stopped while it waited for run {holder.run_id}", where=where)
         time.sleep(_LOOK_SECONDS)
     alive = Beating(table, row, clock)
     done = threading.Event()
@@ -117,7 +121,8 @@ def beating(
     except BaseException as error:
         done.set()
         thread.join()
-        alive.end("failed" if isinstance(error, Exception) else "stopped", str(error) or None)
+        failed = isinstance(error, Exception) and not isinstance(error, Stopped)
+        alive.end("failed" if failed else "stopped", str(error) or None)
         raise
     else:
         done.set()

@@ -144,6 +144,7 @@ class Backfills:
             status=JobStatus.RUNNING,
             at_once=True,
         )
+        job = _with_run(job, tables, partitions, now)  # without a piece it would seem to be done
         stored = self.jobs.create(job)
         if (stored.tenant, stored.service) != (job.tenant, job.service):
             stored = self.jobs.create(replace(job, job_id=f"{job_id}-{connection.number}"))
@@ -179,11 +180,19 @@ class Backfills:
         return self.start(wish)[0]
 
     def fill_holes(self, connection: TenantService, holes: Sequence[Stretch]) -> Job:
-        """A job over these holes."""
+        """A job over these holes.
+
+        Raises:
+            ConfigurationError: None of the tables is on.
+        """
         return self._restricted(connection, holes, Trigger.HOLE)
 
     def repair(self, tenant: str, service: str, bad: Mapping[str, Sequence[Window]]) -> Job:
-        """A job that fetches these windows of each table again."""
+        """A job that fetches these windows of each table again.
+
+        Raises:
+            ConfigurationError: The service is not connected, or none of the tables is on.
+        """
         stretches = [
             Stretch(table, window.start, window.end)
             for table, windows in sorted(bad.items())
@@ -347,6 +356,12 @@ class Backfills:
         self, connection: TenantService, stretches: Iterable[Stretch], trigger: Trigger
     ) -> Job:
         held = tuple(s for s in stretches if s.table in connection.tables)
+        if not held:
+            raise ConfigurationError(
+                "none of these tables is on for this tenant",
+                where=Where(connection.tenant, connection.service),
+                hint=f"on: {', '.join(connection.tables)}",
+            )
         wish = Wish(
             connection.tenant,
             connection.service,
@@ -421,11 +436,16 @@ def _turned(job: Job, status: JobStatus, note: str, now: datetime) -> Job:
     if status is not JobStatus.PENDING:
         ended = now if status not in UNFINISHED else None
         return replace(job, status=status, note=note, completed_at=ended)
+    pieces = tuple(map(_anew, job.pieces))
+    if all(piece.state is PieceState.DONE for piece in pieces):  # and yet something is missing
+        pieces = tuple(
+            piece if piece.derive else replace(piece, state=PieceState.WAITING) for piece in pieces
+        )
     return replace(
         job,
         status=status,
         note=note,
-        pieces=tuple(map(_anew, job.pieces)),
+        pieces=pieces,
         errors=(),
         started_at=None,
         completed_at=None,
@@ -438,13 +458,17 @@ def _anew(piece: Piece) -> Piece:
         return replace(piece, state=PieceState.DONE, error=None)
     if piece.state is PieceState.DONE:
         return piece
-    return replace(piece, state=PieceState.WAITING, error=None)
+    return replace(piece, state=PieceState.WAITING, error=None, deaths=0)
 
 
 def _with_run(
     job: Job, tables: Sequence[str], partitions: Sequence[Partition], now: datetime
 ) -> Job:
-    """The job with the piece that a run launched in Dagster fetches."""
+    """The job with the piece that a run launched in Dagster fetches.
+
+    A job that ended before this run of its backfill was seen goes on; one that somebody paused or
+    cancelled does not, and the run will notice.
+    """
     if any(_is_over(piece, tables, partitions) for piece in job.pieces):
         return job
     piece = Piece(
@@ -457,6 +481,8 @@ def _with_run(
         attempt=1,
         launched_at=now,
     )
+    if job.status not in UNFINISHED | {JobStatus.CANCELLED}:
+        job = replace(job, status=JobStatus.RUNNING, note="", started_at=None, completed_at=None)
     return replace(
         job,
         tables=tuple(sorted({*job.tables, *tables})),
@@ -481,11 +507,17 @@ def _fetches_all_of(other: Job, job: Job) -> bool:
         set(job.tables) <= set(other.tables)
         and other.start <= job.start
         and job.end <= other.end
-        and other.stretches in ((), job.stretches)
+        and (other.stretches == job.stretches or _includes_stretches(other, job))
         and (job.only_missing or not other.only_missing or bool(job.stretches))
         and job.chunk_size_days in (None, other.chunk_size_days)
-        and (other.at_once or not job.at_once or other.trigger is not Trigger.PERSON)
+        and (other.at_once or not job.at_once or job.trigger is not Trigger.PERSON)
     )
+
+
+def _includes_stretches(other: Job, job: Job) -> bool:
+    """Whether a job over everything fetches these stretches; it may have passed those that a
+    repair is for."""
+    return not other.stretches and job.trigger is not Trigger.REPAIR
 
 
 def _check_chunk_size(wish: Wish) -> None:

@@ -8,8 +8,10 @@ from datetime import datetime
 from typing import Protocol
 
 from avesa_dagster.backfill.jobs import Backfills
+from avesa_dagster.backfill.progress import counted, job_chunks
 from avesa_dagster.backfill.schedule import Turn, turns
 from avesa_dagster.backfill.settle import RunState, Seen, settle
+from avesa_dagster.control.base import ChunkState
 from avesa_dagster.control.health import Breaker
 from avesa_dagster.control.jobs import (
     ACTIVE,
@@ -88,12 +90,16 @@ def _follow(
     if job.status not in ACTIVE:
         runs.hold_back(job)
     seen = runs.seen(job)
-    if job.status is not JobStatus.PAUSED:
-        job = backfills.refresh(job)
-    overdue = backfills.overdue(job)
-    job = backfills.jobs.change(
-        job.job_id, lambda held: settle(held, seen, breaker, now, overdue=overdue), now=now
-    )
+    chunks = job_chunks(job, backfills.ledger)  # after the runs: one that ended has said all
+    missing = sum(chunk.state is not ChunkState.COMPLETED for chunk in chunks)
+
+    def change(held: Job) -> Job:
+        held = counted(held, chunks, backfills.catalog)
+        overdue = backfills.overdue(held)
+        held = settle(held, seen, breaker, now, overdue=overdue, missing=missing)
+        return counted(held, chunks, backfills.catalog)
+
+    job = backfills.jobs.change(job.job_id, change, now=now)
     if job.status not in ACTIVE:
         runs.hold_back(job)
         return []

@@ -9,7 +9,7 @@ from datetime import datetime
 from avesa_dagster.backfill.span import job_partitions
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.control.base import Chunk, ChunkState, Ledger
-from avesa_dagster.control.jobs import ACTIVE, Job, JobError, Piece, PieceState
+from avesa_dagster.control.jobs import ACTIVE, Job, JobError, JobStatus, Piece, PieceState
 from avesa_dagster.extract.sizing import by_calendar
 from avesa_dagster.sources.base import Window
 
@@ -29,7 +29,8 @@ def counted(job: Job, chunks: Sequence[Chunk], catalog: Catalog) -> Job:
     """The job with what its chunks came to; pieces without chunks yet count by the calendar."""
     planned = sum(_unplanned(job, piece, chunks, catalog) for piece in job.pieces)
     failed = [chunk for chunk in chunks if chunk.state is ChunkState.FAILED]
-    errors = [
+    errors = [JobError(job.note)] if job.status is JobStatus.FAILED and job.note else []
+    errors += [
         JobError(chunk.error or "failed", chunk.table, str(Window(chunk.start, chunk.end)))
         for chunk in failed
     ]

@@ -28,6 +28,7 @@ def turns(
     breakers: Mapping[tuple[str, str], Breaker],
     catalog: Catalog,
     now: datetime,
+    held: Mapping[str, str] | None = None,
 ) -> list[Turn]:
     """What to launch now, and which jobs wait for what.
 
@@ -37,9 +38,12 @@ def turns(
     while the one before is fetched.
 
     Args:
-        jobs: All that are not finished.
+        jobs: All that are not finished; of those that ended lately, too, it matters when their
+            tenants were served.
         breakers: Those that are not closed.
+        held: job_id -> why it cannot be launched at present. It keeps no place from the others.
     """
+    held = held or {}
     limits = catalog.backfill.scheduling
     active = sorted((job for job in jobs if job.status in ACTIVE), key=lambda job: job.created_at)
     served = _served(jobs)
@@ -52,7 +56,9 @@ def turns(
         if piece is None or _launched(job):
             continue
         breaker = breakers.get((job.tenant, job.service))
-        if breaker is not None and breaker.state is not BreakerState.CLOSED:
+        if job.job_id in held:
+            found.append(Turn(job, None, held[job.job_id]))
+        elif breaker is not None and breaker.state is not BreakerState.CLOSED:
             found.append(Turn(job, None, _suspended(breaker)))
         elif not off_peak_now(job, piece, catalog, now):
             found.append(Turn(job, None, _waits_for_night(job, catalog)))
@@ -80,7 +86,7 @@ def turns(
             fetching += 1
             found.append(Turn(job, piece))
     if all(turn.piece is not None for turn in found):
-        found += _ahead(active, breakers, catalog, now)
+        found += _ahead([j for j in active if j.job_id not in held], breakers, catalog, now)
     return found
 
 

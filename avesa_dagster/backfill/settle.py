@@ -42,7 +42,13 @@ class Seen:
 
 
 def settle(
-    job: Job, seen: Mapping[int, Seen], breaker: Breaker | None, now: datetime, *, overdue: bool
+    job: Job,
+    seen: Mapping[int, Seen],
+    breaker: Breaker | None,
+    now: datetime,
+    *,
+    overdue: bool,
+    missing: int = 0,
 ) -> Job:
     """The job after its runs came to this.
 
@@ -50,6 +56,7 @@ def settle(
         seen: Piece number to its newest run, of the pieces that are launched.
         breaker: Of the tenant's service, unless it is closed.
         overdue: It took longer than it may.
+        missing: Chunks that are planned and not completed.
     """
     runs = [one.run_id for one in seen.values() if one.run_id and one.run_id not in job.run_ids]
     job = replace(job, run_ids=(*job.run_ids, *runs))
@@ -85,7 +92,7 @@ def settle(
         status=JobStatus.RUNNING if begun else job.status,
     )
     if all(piece.state in (PieceState.DONE, PieceState.FAILED) for piece in job.pieces):
-        return _ended(job, now)
+        return _ended(job, missing, now)
     if suspended and breaker is not None and breaker.credentials:
         return _wound_down(_failed(job, breaker.reason, now), seen)
     if overdue:
@@ -150,8 +157,8 @@ def _failed(job: Job, text: str, now: datetime) -> Job:
     )
 
 
-def _ended(job: Job, now: datetime) -> Job:
-    clean = all(piece.state is PieceState.DONE for piece in job.pieces) and not job.failed_chunks
+def _ended(job: Job, missing: int, now: datetime) -> Job:
+    clean = all(piece.state is PieceState.DONE for piece in job.pieces) and not missing
     status = JobStatus.COMPLETED if clean else JobStatus.COMPLETED_WITH_ERRORS
     if not clean and not job.completed_chunks:
         status = JobStatus.FAILED

@@ -241,7 +241,15 @@ class Ledger(Protocol):
         ...
 
     def fail(self, chunk: Chunk, *, error: str, requests: int, now: datetime) -> Chunk:
-        """state=failed, finished_at=now, error; adds requests. Progress is kept."""
+        """state=failed, finished_at=now, error; adds requests. Progress is kept.
+
+        A chunk that another run completed meanwhile stays as it is, but for the requests.
+        """
+        ...
+
+    def release(self, chunk: Chunk, *, requests: int) -> Chunk:
+        """A running chunk whose fetch was told to stop is planned again; one that another run
+        ended meanwhile stays as it is. Adds requests. Progress is kept."""
         ...
 
     def covered(

@@ -213,12 +213,22 @@ class SqliteLedger:
         text = error.encode("utf-8", "replace").decode("utf-8")
 
         def change(stored: Chunk) -> Chunk:
+            spent = dataclasses.replace(stored, requests=stored.requests + requests)
+            if stored.state is ChunkState.COMPLETED:
+                return spent
+            return dataclasses.replace(spent, state=ChunkState.FAILED, error=text, finished_at=now)
+
+        return self._change(chunk, change)
+
+    def release(self, chunk: Chunk, *, requests: int) -> Chunk:
+        """See Ledger.release."""
+
+        def change(stored: Chunk) -> Chunk:
+            running = stored.state is ChunkState.RUNNING
             return dataclasses.replace(
                 stored,
-                state=ChunkState.FAILED,
-                error=text,
+                state=ChunkState.PLANNED if running else stored.state,
                 requests=stored.requests + requests,
-                finished_at=now,
             )
 
         return self._change(chunk, change)

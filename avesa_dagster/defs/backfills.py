@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
-from avesa_dagster.backfill.schedule import Turn, turns
-from avesa_dagster.backfill.settle import RunState, settle
+from avesa_dagster.backfill.moves import move
+from avesa_dagster.backfill.settle import RunState, Seen
 from avesa_dagster.control.base import TenantService
-from avesa_dagster.control.health import Breaker
-from avesa_dagster.control.jobs import (
-    ACTIVE,
-    UNFINISHED,
-    Job,
-    JobStatus,
-    Piece,
-    PieceState,
-    Trigger,
-)
+from avesa_dagster.control.jobs import Job, Piece, Trigger
 from avesa_dagster.defs import tags, umbrella
 from avesa_dagster.defs.fetch import adopt, raw_tables
 from avesa_dagster.defs.job_runs import hold_back, launched, runs_of, seen
@@ -34,8 +25,6 @@ from avesa_dagster.installation import Installation
 Loaded = Mapping[tuple[str, str], TenantService]
 _UNSEEN = timedelta(minutes=10)
 """A run that was launched in Dagster and is not there any more after so long was deleted."""
-_ENDED = 50
-"""Of the jobs that ended, so many of the newest may still have a run that winds down."""
 _QUEUED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED]
 
 
@@ -71,116 +60,59 @@ def tick(
     graph: BaseAssetGraph | None,  # type: ignore[type-arg]
 ) -> Iterator[dg.RunRequest]:
     """Brings every job up to date; yields the runs to launch now."""
-    jobs = installation.control.jobs
-    now = installation.clock()
     _take_up(instance, installation, loaded)
-    breakers = {(b.tenant, b.service): b for b in installation.control.breakers.all()}
-    ended = jobs.find(statuses=set(JobStatus) - UNFINISHED, limit=_ENDED)
-    for job in [*jobs.find(statuses=UNFINISHED), *filter(_has_launched, ended)]:
-        if installation.settings.holds(job.tenant):
-            _update(instance, installation, job, breakers.get((job.tenant, job.service)), graph)
-    unfinished = jobs.find(statuses=UNFINISHED)
-    for turn in turns(unfinished, breakers, installation.catalog, now):
-        request = _launch(installation, turn, loaded, now)
+
+    def waits(job: Job) -> str:
+        held = loaded.get((job.tenant, job.service))
+        row = installation.control.registry.get(job.tenant, job.service)
+        if row is None or not row.enabled:
+            return "waits until the tenant service is connected"
+        on = set(job.tables) & set(row.tables)
+        if held is None or not on <= set(held.tables) or held.history_start > row.history_start:
+            return "waits until its assets are loaded"
+        return ""
+
+    for job, piece in move(
+        installation.backfills,
+        installation.control.breakers.all(),
+        _DagsterRuns(instance, installation, graph),
+        waits,
+        installation.settings.holds,
+    ):
+        request = _request(installation, job, piece, loaded)
         if request is not None:
             yield request
-    for job in unfinished:  # a tick that died before its requests were stored
-        for piece, run in launched(job, runs_of(instance, job)) if job.status in ACTIVE else ():
-            if run is None and (job.trigger is not Trigger.DAGSTER or piece.attempt > 1):
-                request = _request(installation, job, piece, loaded)
-                if request is not None:
-                    yield request
 
 
-def _has_launched(job: Job) -> bool:
-    return any(piece.state is PieceState.LAUNCHED for piece in job.pieces)
+@dataclass(frozen=True)
+class _DagsterRuns:
+    """The runs of jobs as Dagster knows them."""
 
+    instance: dg.DagsterInstance
+    installation: Installation
+    graph: BaseAssetGraph | None  # type: ignore[type-arg]
 
-def _update(
-    instance: dg.DagsterInstance,
-    installation: Installation,
-    job: Job,
-    breaker: Breaker | None,
-    graph: BaseAssetGraph | None,  # type: ignore[type-arg]
-) -> None:
-    """What the job's runs and chunks came to, into its row; its row's end, to its runs."""
-    now = installation.clock()
-    hold_back(instance, job)
-    found = {}
-    for piece, run in launched(job, runs_of(instance, job)):
-        found[piece.number] = one = seen(instance, run)
-        gone = piece.launched_at is not None and now - piece.launched_at > _UNSEEN
-        if one.state is RunState.NONE and job.trigger is Trigger.DAGSTER and gone:
-            found[piece.number] = replace(one, state=RunState.TERMINATED)
-        if run is None or graph is None:
-            continue
-        if umbrella.ensure_shown(instance, graph, job, piece, run):
-            found[piece.number] = replace(one, state=RunState.TERMINATED)
-    if job.status is not JobStatus.PAUSED:
-        job = installation.backfills.refresh(job)
-    overdue = installation.backfills.overdue(job)
+    def seen(self, job: Job) -> dict[int, Seen]:
+        """See Runs.seen."""
+        now = self.installation.clock()
+        row = self.installation.control.registry.get(job.tenant, job.service)
+        found = {}
+        for piece, run in launched(job, runs_of(self.instance, job)):
+            found[piece.number] = one = seen(self.instance, run)
+            gone = piece.launched_at is not None and now - piece.launched_at > _UNSEEN
+            if one.state is RunState.NONE and job.trigger is Trigger.DAGSTER and gone:
+                found[piece.number] = replace(one, state=RunState.TERMINATED)
+            if run is None and row is not None and not set(piece.tables) & set(row.tables):
+                found[piece.number] = Seen(RunState.FAILED, error="its tables were switched off")
+            if run is None or self.graph is None:
+                continue
+            if umbrella.ensure_shown(self.instance, self.graph, job, piece, run):
+                found[piece.number] = replace(one, state=RunState.TERMINATED)
+        return found
 
-    def change(held: Job) -> Job:
-        return _unlaunched(settle(held, found, breaker, now, overdue=overdue), found)
-
-    job = installation.control.jobs.change(job.job_id, change, now=now)
-    if job.status not in ACTIVE:
-        hold_back(instance, job)
-
-
-def _unlaunched(job: Job, found: Mapping[int, object]) -> Job:
-    """A job that may not fetch keeps its pieces as launched until their runs have ended."""
-    if job.status in ACTIVE:
-        return job
-    ended = {
-        number
-        for number, one in found.items()
-        if getattr(one, "state", None) not in (RunState.QUEUED, RunState.RUNNING)
-    }
-    return replace(
-        job,
-        pieces=tuple(
-            replace(piece, state=PieceState.WAITING)
-            if piece.state is PieceState.LAUNCHED and piece.number in ended
-            else piece
-            for piece in job.pieces
-        ),
-    )
-
-
-def _launch(
-    installation: Installation, turn: Turn, loaded: Loaded, now: datetime
-) -> dg.RunRequest | None:
-    """Marks the piece as launched, then requests its run; or notes why the job waits."""
-    job, piece = turn.job, turn.piece
-    note = turn.note
-    if piece is not None and (job.tenant, job.service) not in loaded:
-        piece, note = None, "waits until its assets are loaded"
-    if piece is None:
-        if job.note != note:
-            installation.control.jobs.change(
-                job.job_id,
-                lambda held: replace(held, note=note) if held.status in ACTIVE else held,
-                now=now,
-            )
-        return None
-    number = piece.number
-
-    def change(held: Job) -> Job:
-        mine = held.pieces[number]
-        if held.status not in ACTIVE or mine.state is not PieceState.WAITING:
-            return held
-        mine = replace(
-            mine, state=PieceState.LAUNCHED, attempt=mine.attempt + 1, launched_at=now, error=None
-        )
-        pieces = (*held.pieces[:number], mine, *held.pieces[number + 1 :])
-        return replace(held, pieces=pieces, note="")
-
-    job = installation.control.jobs.change(job.job_id, change, now=now)
-    mine = job.pieces[number]
-    if mine.launched_at != now or job.status not in ACTIVE:
-        return None
-    return _request(installation, job, mine, loaded)
+    def hold_back(self, job: Job) -> None:
+        """See Runs.hold_back."""
+        hold_back(self.instance, job)
 
 
 def _request(
@@ -191,6 +123,8 @@ def _request(
     if held is None or row is None or not row.enabled:
         return None
     tables = tuple(table for table in row.tables if table in held.tables)
+    if not set(piece.tables) & set(tables):
+        return None
     launch = piece_launch(job, piece, replace(row, tables=tables), installation.catalog)
     return launch.request()
 

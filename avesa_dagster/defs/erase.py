@@ -17,14 +17,11 @@ that names it; deleting a run keeps its compute logs and the file of its events.
 
 from __future__ import annotations
 
-import re
 import shutil
-import sqlite3
 import time
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,43 +34,45 @@ from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.schedules import SqliteScheduleStorage
 
 from avesa_dagster.control.compaction import compact
-from avesa_dagster.control.sqlite_database import store_error
 from avesa_dagster.defs import tags
 from avesa_dagster.defs.processes import fail_dead_runs, sole_daemon
+from avesa_dagster.defs.run_files import (
+    RUN_ID,
+    Text,
+    clean_events,
+    count_by_asset,
+    disk,
+    drop_lines,
+    events_name,
+    mentions,
+    naming,
+    reading,
+    remove_by_asset,
+    replace_names,
+    writing,
+)
 from avesa_dagster.defs.traces import Traces, owners
 from avesa_dagster.erasure import Say
-from avesa_dagster.errors import ConfigurationError, StoreError
+from avesa_dagster.errors import ConfigurationError
 
-_BUSY_SECONDS = 30.0
 _NEVER_STARTED = timedelta(seconds=60)
 """A run that was made and did not start for so long never will: its process died before."""
 _HEARTBEAT = timedelta(seconds=90)
 _SETTLE_SECONDS = 15.0
 """A daemon looks every 5 s whether its definitions are out of date, and loads them in a few."""
 _ENDED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
-_RUN_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _AT_ONCE = 500
 _BY_ASSET = ("event_logs", "asset_keys", "asset_event_tags", "asset_check_executions")
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """A column that may name tenants in rows that concern several."""
-
-    table: str
-    column: str
-
-
 _RUN_TEXTS = (
-    _Text("bulk_actions", "body"),
-    _Text("backfill_tags", "value"),
-    _Text("daemon_heartbeats", "body"),
-    _Text("kvs", "value"),
+    Text("bulk_actions", "body"),
+    Text("backfill_tags", "value"),
+    Text("daemon_heartbeats", "body"),
+    Text("kvs", "value"),
 )
 _SCHEDULE_TEXTS = (
-    _Text("job_ticks", "tick_body"),
-    _Text("jobs", "job_body"),
-    _Text("instigators", "instigator_body"),
+    Text("job_ticks", "tick_body"),
+    Text("jobs", "job_body"),
+    Text("instigators", "instigator_body"),
 )
 
 
@@ -123,7 +122,7 @@ class DagsterHistory:
         self._index = self._shards / "index.db"
         self._runless = self._shards / f"{RUNLESS_RUN_ID}.db"
         self._runs = self._shards.parent / "runs.db"
-        self._schedules = dagster_home / "schedules" / "schedules.db"
+        self._schedules = self._shards.parent.parent / "schedules" / "schedules.db"
         self._storage = Path(instance.storage_directory())
 
     def under_way(self, tenant: str) -> list[str]:
@@ -166,7 +165,7 @@ class DagsterHistory:
         counts["backfills"] += self._remove_backfills(traces, stand_in)
         say("cleaning what is of several tenants")
         for path, texts in ((self._runs, _RUN_TEXTS), (self._schedules, _SCHEDULE_TEXTS)):
-            counts["shared rows"] += _replace(path, texts, traces, stand_in)
+            counts["shared rows"] += replace_names(path, texts, traces, stand_in)
         say("removing snapshots")
         counts["snapshots"] += self._clean_snapshots(traces, stand_in)
         say("looking for what deleted runs left")
@@ -195,24 +194,27 @@ class DagsterHistory:
         said = [f"{run.run_id}: a run" for run in self._runs_of(traces)]
         for path, texts in ((self._runs, _RUN_TEXTS), (self._schedules, _SCHEDULE_TEXTS)):
             for text in texts:
-                count = sum(1 for _ in _naming(path, text, traces))
+                count = sum(1 for _ in naming(path, text, traces))
                 if count:
-                    said.append(f"{path.relative_to(self._home)} {text.table}: {count} rows")
+                    said.append(f"{self._shown(path)} {text.table}: {count} rows")
         count = sum(1 for _ in self._snapshots_naming(traces))
         if count:
-            said.append(f"{self._runs.relative_to(self._home)} snapshots: {count} rows")
+            said.append(f"{self._shown(self._runs)} snapshots: {count} rows")
         for path in (self._index, self._runless):
             for table in _BY_ASSET:
-                if _count(path, table, traces):
-                    said.append(f"{path.relative_to(self._home)} {table}")
+                if count_by_asset(path, table, traces):
+                    said.append(f"{self._shown(path)} {table}")
         for log in self._logs():
-            if traces.found(log.read_text("utf-8", "replace")):
-                said.append(f"lines of {log.relative_to(self._home)}")
+            if mentions(log, traces):
+                said.append(f"lines of {self._shown(log)}")
         return said
+
+    def _shown(self, path: Path) -> Path:
+        return path.relative_to(self._home) if path.is_relative_to(self._home) else path
 
     def _runs_of(self, traces: Traces) -> list[_Run]:
         """Runs that concern the tenant, by their assets or, if they have none, by their tag."""
-        with _reading(self._runs) as connection:
+        with reading(self._runs) as connection:
             rows = connection.execute(
                 "SELECT run_id, status, run_body,"
                 " strftime('%s') - strftime('%s', create_timestamp),"
@@ -238,7 +240,7 @@ class DagsterHistory:
         ]
 
     def _known_runs(self) -> set[str]:
-        with _reading(self._runs) as connection:
+        with reading(self._runs) as connection:
             return {row[0] for row in connection.execute("SELECT run_id FROM runs")}
 
     def _backfills_under_way(self, traces: Traces) -> list[str]:
@@ -263,7 +265,7 @@ class DagsterHistory:
 
     def _backfills(self, traces: Traces) -> list[tuple[str, str, set[str]]]:
         """Key, status and tenants of the backfills that concern the tenant."""
-        with _reading(self._runs) as connection:
+        with reading(self._runs) as connection:
             rows = connection.execute(
                 "SELECT key, status, body FROM bulk_actions WHERE instr(body, ?)",
                 (traces.asset_prefix,),
@@ -272,7 +274,7 @@ class DagsterHistory:
 
     def _remove_events(self, run_ids: Sequence[str]) -> None:
         marks = ", ".join("?" * len(run_ids))
-        with _writing(self._index) as connection:
+        with writing(self._index) as connection:
             for table in ("event_logs", "asset_check_executions", "pending_steps"):
                 connection.execute(f"DELETE FROM {table} WHERE run_id IN ({marks})", run_ids)
             held = connection.execute(
@@ -283,20 +285,20 @@ class DagsterHistory:
 
     def _remove_files(self, run_id: str) -> None:
         """The file of the run's events, and its compute logs and other artifacts."""
-        with _disk(self._shards):
+        with disk(self._shards):
             for suffix in (".db", ".db-wal", ".db-shm", ".db-journal"):
                 (self._shards / f"{run_id}{suffix}").unlink(missing_ok=True)
         self._remove_logs(run_id)
 
     def _remove_logs(self, run_id: str) -> None:
         self._instance.compute_log_manager.delete_logs(prefix=[run_id])
-        with _disk(self._storage):
+        with disk(self._storage):
             if (self._storage / run_id).exists():
                 shutil.rmtree(self._storage / run_id)
 
     def _remove_runs(self, run_ids: Sequence[str]) -> int:
         marks = ", ".join("?" * len(run_ids))
-        with _writing(self._runs) as connection:
+        with writing(self._runs) as connection:
             connection.execute(f"DELETE FROM run_tags WHERE run_id IN ({marks})", run_ids)
             return connection.execute(
                 f"DELETE FROM runs WHERE run_id IN ({marks})", run_ids
@@ -304,24 +306,26 @@ class DagsterHistory:
 
     def _remove_assets(self, traces: Traces) -> int:
         removed = 0
-        with _writing(self._index) as connection:
+        with writing(self._index) as connection:
             for table in _BY_ASSET:
-                count = _remove_by_asset(connection, table, traces)
+                count = remove_by_asset(connection, table, traces)
                 removed += count if table == "asset_keys" else 0
         if self._runless.exists():
-            with _writing(self._runless) as connection:
-                _remove_by_asset(connection, "event_logs", traces)
-        with _writing(self._schedules) as connection:
-            _remove_by_asset(connection, "asset_daemon_asset_evaluations", traces)
+            with writing(self._runless) as connection:
+                remove_by_asset(connection, "event_logs", traces)
+        with writing(self._schedules) as connection:
+            remove_by_asset(connection, "asset_daemon_asset_evaluations", traces)
         return removed
 
     def _clean_run(self, run_id: str, traces: Traces, stand_in: str) -> None:
         """Removes the tenant's part of a run of several; its row, by which it is found, last."""
-        for path, limited in ((self._shards / f"{run_id}.db", ""), (self._index, run_id)):
+        shard = self._shards / f"{run_id}.db"
+        for path, limited in ((shard, ""), (self._index, run_id)):
             if path.exists():
-                _clean_events(path, limited, traces, stand_in)
+                clean_events(path, limited, traces, stand_in)
+        compact(shard)
         self._remove_logs(run_id)
-        with _writing(self._runs) as connection:
+        with writing(self._runs) as connection:
             for number, key, value in connection.execute(
                 "SELECT id, key, value FROM run_tags WHERE run_id = ?", (run_id,)
             ).fetchall():
@@ -341,7 +345,7 @@ class DagsterHistory:
     def _remove_backfills(self, traces: Traces, stand_in: str) -> int:
         """Removes those of this tenant alone; those of several are tagged with the other name."""
         own = [key for key, _, concerned in self._backfills(traces) if concerned == {traces.tenant}]
-        with _writing(self._runs) as connection:
+        with writing(self._runs) as connection:
             for key in own:
                 connection.execute("DELETE FROM backfill_tags WHERE backfill_id = ?", (key,))
                 connection.execute("DELETE FROM bulk_actions WHERE key = ?", (key,))
@@ -353,7 +357,7 @@ class DagsterHistory:
 
     def _snapshots_naming(self, traces: Traces) -> Iterator[tuple[int, str, str]]:
         """Number, id and text of the snapshots that name the tenant."""
-        with _reading(self._runs) as connection:
+        with reading(self._runs) as connection:
             for number, name, body in connection.execute(
                 "SELECT id, snapshot_id, snapshot_body FROM snapshots"
             ):
@@ -365,7 +369,7 @@ class DagsterHistory:
         """Removes the snapshots that name the tenant; one that a run needs is changed."""
         removed = 0
         for number, name, text in list(self._snapshots_naming(traces)):
-            with _writing(self._runs) as connection:
+            with writing(self._runs) as connection:
                 needed = connection.execute(
                     "SELECT 1 FROM runs WHERE snapshot_id = :name OR instr(run_body, :name)",
                     {"name": name},
@@ -381,25 +385,32 @@ class DagsterHistory:
         return removed
 
     def _remove_orphans(self, traces: Traces) -> int:
-        """Files of events and logs of runs that somebody deleted in Dagster."""
-        known, removed = self._known_runs(), 0
-        for path in self._shards.glob("*.db"):
-            if _RUN_ID.fullmatch(path.stem) and path.stem not in known and _names(path, traces):
-                self._remove_files(path.stem)
-                removed += 1
-        for folder in self._storage.glob("*"):
-            orphan = _RUN_ID.fullmatch(folder.name) and folder.name not in known
-            if orphan and any(_mentions(path, traces) for path in folder.rglob("*")):
-                self._remove_files(folder.name)
-                removed += 1
-        return removed
+        """Events and logs of runs that somebody deleted in Dagster, or began to."""
+        known = self._known_runs()
+        found = {path.stem for path in self._shards.glob("*.db")}
+        found |= {folder.name for folder in self._storage.glob("*")}
+        orphans = [
+            name
+            for name in sorted(found - known)
+            if RUN_ID.fullmatch(name) and self._orphan_names(name, traces)
+        ]
+        for run_id in orphans:
+            self._remove_events([run_id])
+            self._remove_files(run_id)
+        return len(orphans)
+
+    def _orphan_names(self, run_id: str, traces: Traces) -> bool:
+        shard = self._shards / f"{run_id}.db"
+        if shard.exists() and events_name(shard, traces):
+            return True
+        return any(mentions(path, traces) for path in (self._storage / run_id).rglob("*"))
 
     def _logs(self) -> list[Path]:
         """Logs of processes, and of ticks."""
         ticks = [
             path
             for folder in self._storage.glob("*")
-            if not _RUN_ID.fullmatch(folder.name)
+            if not RUN_ID.fullmatch(folder.name)
             for path in folder.rglob("*")
             if path.is_file()
         ]
@@ -409,8 +420,8 @@ class DagsterHistory:
         """Removes the lines about the tenant from logs that nobody writes to; returns how many
         files were changed."""
         try:
-            with sole_daemon(self._home), _disk(self._home):
-                return sum(_drop_lines(path, traces, run_ids) for path in self._logs())
+            with sole_daemon(self._home), disk(self._home):
+                return sum(drop_lines(path, traces, run_ids) for path in self._logs())
         except ConfigurationError:
             return 0  # a daemon appends to them; what stays is said by `named`
 
@@ -418,128 +429,3 @@ class DagsterHistory:
 def _batches(run_ids: Sequence[str]) -> Iterator[Sequence[str]]:
     for at in range(0, len(run_ids), _AT_ONCE):
         yield run_ids[at : at + _AT_ONCE]
-
-
-@contextmanager
-def _opened(path: Path, begin: str, end: str) -> Iterator[sqlite3.Connection]:
-    try:
-        with closing(
-            sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-        ) as connection:
-            connection.execute(begin)
-            yield connection
-            connection.execute(end)
-    except sqlite3.Error as error:
-        raise store_error(path, error) from error
-
-
-def _writing(path: Path) -> AbstractContextManager[sqlite3.Connection]:
-    return _opened(path, "BEGIN IMMEDIATE", "COMMIT")
-
-
-def _reading(path: Path) -> AbstractContextManager[sqlite3.Connection]:
-    return _opened(path, "BEGIN", "ROLLBACK")
-
-
-@contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{error.filename or folder}: cannot be removed: {error.strerror}",
-            hint="check its owner and permissions, then erase again",
-        ) from error
-
-
-def _remove_by_asset(connection: sqlite3.Connection, table: str, traces: Traces) -> int:
-    prefix = traces.asset_prefix
-    return connection.execute(
-        f"DELETE FROM {table} WHERE substr(asset_key, 1, ?) = ?", (len(prefix), prefix)
-    ).rowcount
-
-
-def _count(path: Path, table: str, traces: Traces) -> int:
-    if not path.exists():
-        return 0
-    prefix = traces.asset_prefix
-    with _reading(path) as connection:
-        (count,) = connection.execute(
-            f"SELECT count(*) FROM {table} WHERE substr(asset_key, 1, ?) = ?", (len(prefix), prefix)
-        ).fetchone()
-    return int(count)
-
-
-def _naming(path: Path, text: _Text, traces: Traces) -> Iterator[tuple[int, str]]:
-    """Number and text of the rows that name the tenant."""
-    with _reading(path) as connection:
-        for number, value in connection.execute(f"SELECT id, {text.column} FROM {text.table}"):
-            if value is not None and traces.found(value):
-                yield number, value
-
-
-def _replace(path: Path, texts: Sequence[_Text], traces: Traces, stand_in: str) -> int:
-    """Replaces the tenant's name; a row that somebody changed meanwhile is left to the next look.
-
-    Returns how many rows were changed.
-    """
-    changed = 0
-    for text in texts:
-        found = list(_naming(path, text, traces))
-        with _writing(path) as connection:
-            for number, value in found:
-                changed += connection.execute(
-                    f"UPDATE {text.table} SET {text.column} = ? WHERE id = ? AND {text.column} = ?",
-                    (traces.replaced(value, stand_in), number, value),
-                ).rowcount
-    return changed
-
-
-def _clean_events(path: Path, run_id: str, traces: Traces, stand_in: str) -> None:
-    """Removes the events of the tenant's steps and assets; in others its name is replaced.
-
-    Args:
-        run_id: Of this run only; empty: all events of the file.
-    """
-    with _writing(path) as connection:
-        for number, event, step, asset in connection.execute(
-            "SELECT id, event, step_key, asset_key FROM event_logs WHERE ? IN ('', run_id)",
-            (run_id,),
-        ).fetchall():
-            own = traces.found(step or "") or (asset or "").startswith(traces.asset_prefix)
-            if own:
-                connection.execute("DELETE FROM event_logs WHERE id = ?", (number,))
-            elif traces.found(event):
-                connection.execute(
-                    "UPDATE event_logs SET event = ? WHERE id = ?",
-                    (traces.replaced(event, stand_in), number),
-                )
-
-
-def _names(path: Path, traces: Traces) -> bool:
-    """Whether an event in a file of events names the tenant."""
-    with _reading(path) as connection:
-        known = connection.execute(
-            "SELECT 1 FROM sqlite_schema WHERE name = 'event_logs'"
-        ).fetchone()
-        rows = connection.execute("SELECT event FROM event_logs") if known else ()
-        return any(traces.found(event) for (event,) in rows)
-
-
-def _mentions(path: Path, traces: Traces) -> bool:
-    return path.is_file() and traces.found(path.read_text("utf-8", "replace"))
-
-
-def _drop_lines(path: Path, traces: Traces, run_ids: Collection[str]) -> bool:
-    """Removes the lines that name the tenant or a run of it; True if there were any."""
-    lines = path.read_text("utf-8", "replace").splitlines(keepends=True)
-    gone = set(run_ids)
-    kept = [
-        line for line in lines if not traces.found(line) and not gone & {*_RUN_ID.findall(line)}
-    ]
-    if len(kept) == len(lines):
-        return False
-    staged = path.with_name(f".{path.name}.new")
-    staged.write_text("".join(kept), "utf-8")
-    staged.replace(path)
-    return True

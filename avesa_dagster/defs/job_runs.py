@@ -9,7 +9,8 @@ import dagster as dg
 from avesa_dagster.backfill.settle import RunState, Seen
 from avesa_dagster.control.jobs import ACTIVE, Job, Piece, PieceState
 from avesa_dagster.defs import tags, umbrella
-from avesa_dagster.defs.processes import failure_of
+from avesa_dagster.defs.processes import failed_with, failure_of
+from avesa_dagster.errors import Suspended
 
 _WAITING = (
     dg.DagsterRunStatus.QUEUED,
@@ -46,6 +47,8 @@ def seen(instance: dg.DagsterInstance, run: dg.DagsterRun | None) -> Seen:
         return Seen(state, run.run_id, "it was cancelled")
     if run.status is dg.DagsterRunStatus.FAILURE and not run.is_complete_and_waiting_to_retry:
         reason = failure_of(instance, run)
+        if failed_with(instance, run, Suspended):
+            return Seen(RunState.SUSPENDED, run.run_id, reason)
         return Seen(RunState.FAILED if reason else RunState.DIED, run.run_id, reason)
     return Seen(RunState.RUNNING, run.run_id)
 

@@ -91,6 +91,7 @@ def piece_launch(job: Job, piece: Piece, connection: TenantService, catalog: Cat
         tags.JOB: job.job_id,
         tags.PIECE: f"{piece.number}.{piece.attempt}",
         tags.BACKFILL: backfill_id(job, piece),
+        tags.MAX_RETRIES: "0",  # a piece whose run died is launched again by its job
     }
     return replace(launch, name=plan.name, tags={**launch.tags, **own})
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 
-from avesa_dagster.errors import ConfigurationError, RetriableError
+from avesa_dagster.errors import AvesaError, ConfigurationError, RetriableError
 from avesa_dagster.settings import Settings
 
 _STARTUP_SECONDS = 120
@@ -184,6 +184,18 @@ def instance_in(dagster_home: Path) -> dg.DagsterInstance:
     """Dagster's instance in this folder; use it as a context manager."""
     os.environ["DAGSTER_HOME"] = str(dagster_home)
     return dg.DagsterInstance.get()
+
+
+def failed_with(instance: dg.DagsterInstance, run: dg.DagsterRun, kind: type[AvesaError]) -> bool:
+    """Whether a step of the run failed with this kind of error."""
+    records = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    for record in records:
+        event = record.dagster_event
+        data = event.step_failure_data if event else None
+        said = data.user_failure_data.metadata if data and data.user_failure_data else {}
+        if said and said.get("error") == dg.MetadataValue.text(kind.__name__):
+            return True
+    return False
 
 
 def failure_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:

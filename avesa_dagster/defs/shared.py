@@ -30,7 +30,9 @@ def failing_clearly() -> Iterator[None]:
         yield
     except AvesaError as error:
         raise dg.Failure(
-            description=str(error), allow_retries=not isinstance(error, FatalError)
+            description=str(error),
+            metadata={"error": type(error).__name__},
+            allow_retries=not isinstance(error, FatalError),
         ) from None
 
 

@@ -20,6 +20,7 @@ PIECE = "avesa/piece"
 PROGRESS = "avesa/progress"
 """How far the run is, in words; written anew every few seconds."""
 BACKFILL = dagster_tags.BACKFILL_ID_TAG
+MAX_RETRIES = dagster_tags.MAX_RETRIES_TAG
 LANE = "avesa/lane"
 """Runs of one lane go one after another: a tenant's backfill, and apart from it its live sync."""
 

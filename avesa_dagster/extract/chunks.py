@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.control.base import Chunk
-from avesa_dagster.errors import AvesaError, DataError, RecordsRejected, StoreError
+from avesa_dagster.errors import AvesaError, DataError, RecordsRejected, Stopped, StoreError
 from avesa_dagster.extract import raw
 from avesa_dagster.extract.deletions import close_missing, reopen_returned
 from avesa_dagster.extract.proof import Segment, segments
@@ -36,6 +36,9 @@ def fetch(chunk: Chunk, source: Source, shop: Workshop) -> tuple[Chunk, Swept]:
                 chunk, swept = _fetch_full(chunk, source, shop, spent)
             case _:
                 chunk, swept = _sweep(chunk, source, shop, spent)
+    except Stopped:  # nothing failed: whoever resumes goes on from the last checkpoint
+        shop.ledger.release(chunk, requests=spent.take())
+        raise
     except AvesaError as error:
         error.at(
             tenant=chunk.tenant,

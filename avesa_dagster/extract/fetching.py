@@ -45,6 +45,7 @@ class Attempted:
 
     Attributes:
         records: That the chunk has when it is completed; 0 before.
+        stopped: The run was told to stop: the chunk did not fail.
     """
 
     chunk: Chunk
@@ -53,6 +54,7 @@ class Attempted:
     requests: int
     retries: int
     ok: bool
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ class Fetching:
                 if ended is None:
                     continue
                 if ended.halves:
-                    queue.extendleft(ended.halves)
+                    queue.extendleft(reversed(ended.halves))
                     self._total += len(ended.halves) - 1
                     continue
                 swept.append(ended.swept)
@@ -163,7 +165,9 @@ class Fetching:
         try:
             return future.result()
         except Stopped:
-            if not self.failures:
+            # What ends a run stops the other chunks. Else somebody stops it, and what was set aside
+            # before is not all that is missing.
+            if not any(isinstance(error, _DECISIVE) for error in self.failures):
                 raise
         except AvesaError as error:
             self.failures.append(error)
@@ -189,19 +193,24 @@ class Fetching:
     def _attempt(self, chunk: Chunk) -> _Ended:
         source = self._source()
         began, requests, retries = time.monotonic(), source.requests, source.retries
-        ok = False
+        fetched, swept = chunk, Swept()
+        ok = stopped = False
         try:
             fetched, swept = fetch(chunk, source, self._shop)
             ok = True
+        except Stopped:
+            stopped = True
+            raise
         finally:
             self._note(
                 Attempted(
-                    chunk=fetched if ok else chunk,
+                    chunk=fetched,
                     records=fetched.rows if ok else 0,
                     seconds=time.monotonic() - began,
                     requests=source.requests - requests,
                     retries=source.retries - retries,
                     ok=ok,
+                    stopped=stopped,
                 )
             )
         self._guard.worked()

@@ -40,6 +40,7 @@ from avesa_dagster.control.sqlite_database import CorruptDatabase, Database
 from avesa_dagster.errors import ConfigurationError, Stopped, StoreError
 from avesa_dagster.sources.budget_queue import (
     SCHEMA,
+    UPGRADES,
     Ticket,
     Window,
     attempt,
@@ -68,6 +69,7 @@ class Budget(Protocol):
         limit: int,
         *,
         live: bool = False,
+        reserve: float | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> AbstractContextManager[None]:
         """Waits for a grant; the request is made inside the block, which ends with its response.
@@ -77,6 +79,7 @@ class Budget(Protocol):
             limit: Requests per minute, at least 1. A lower announced limit is obeyed instead.
             live: True for the live sync. Waiting live requests go before all others, and while
                 there were any in the last minute, a share of the limit is kept for them.
+            reserve: That share, 0 to 1; None: the budget's own.
             cancelled: Asked about ten times a second while waiting.
 
         Raises:
@@ -110,11 +113,12 @@ class SqliteBudget:
     Args:
         path: The file, on a local disk. `{path}.lock` is made beside it when it must be replaced.
         window: Seconds over which the service counts.
-        reserve: Share of the limit kept for live requests, at least 1 request; at a limit of 1
-            there is nothing to keep.
+        reserve: Share of the limit kept for live requests, at least 1 request unless it is 0; at a
+            limit of 1 there is nothing to keep.
         longest_request: Seconds after which a request that has not ended is given up: its process
             died. Must exceed the timeout of a request, or the limit may be broken.
         announced_for: Seconds for which an announced limit holds.
+        owner: Who asks, for equal shares; None: this process.
         clock: Seconds on a clock shared by all processes; see the module's text.
         sleep: Waits so many seconds.
 
@@ -130,6 +134,7 @@ class SqliteBudget:
         reserve: float = 0.1,
         longest_request: float = 300.0,
         announced_for: float = 600.0,
+        owner: int | None = None,
         clock: Callable[[], float] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -142,6 +147,7 @@ class SqliteBudget:
         )
         self._reserve = reserve
         self._announced_for = round(announced_for * _MICROS)
+        self._owner = owner
         self._clock = _boottime if clock is None else clock
         self._sleep = sleep
         self._pid = os.getpid()
@@ -156,11 +162,13 @@ class SqliteBudget:
         limit: int,
         *,
         live: bool = False,
+        reserve: float | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> AbstractContextManager[None]:
         """See Budget.request."""
         _check_limit(key, limit)
-        return self._request(key, limit, live, cancelled or _never)
+        kept = self._reserve if reserve is None else reserve
+        return self._request(key, limit, live, kept, cancelled or _never)
 
     def pause(self, key: str, seconds: float) -> None:
         """See Budget.pause."""
@@ -232,16 +240,19 @@ class SqliteBudget:
 
     @contextmanager
     def _request(
-        self, key: str, limit: int, live: bool, cancelled: Callable[[], bool]
+        self, key: str, limit: int, live: bool, reserve: float, cancelled: Callable[[], bool]
     ) -> Iterator[None]:
-        ticket = Ticket(random.getrandbits(62), key, live)
-        self._wait(ticket, limit, cancelled)
+        owner = os.getpid() if self._owner is None else self._owner
+        ticket = Ticket(random.getrandbits(62), key, live, owner)
+        self._wait(ticket, limit, reserve, cancelled)
         try:
             yield
         finally:
             self._end(ticket)
 
-    def _wait(self, ticket: Ticket, limit: int, cancelled: Callable[[], bool]) -> None:
+    def _wait(
+        self, ticket: Ticket, limit: int, reserve: float, cancelled: Callable[[], bool]
+    ) -> None:
         granted = False
         try:
             while not granted:
@@ -249,7 +260,7 @@ class SqliteBudget:
                     raise Stopped(f"cancelled while waiting for the request budget of {ticket.key}")
                 rest = self._transact(
                     lambda connection, now: attempt(
-                        connection, self._window, self._reserve, ticket, limit, now
+                        connection, self._window, reserve, ticket, limit, now
                     )
                 )
                 granted = rest is None
@@ -269,7 +280,7 @@ class SqliteBudget:
         def change(connection: sqlite3.Connection, now: int) -> None:
             # The row is gone if the request outlived `longest_request`, or the file was replaced.
             connection.execute(
-                "INSERT INTO Slots VALUES (?, ?, ?, ?, ?)"
+                "INSERT INTO Slots VALUES (?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (id) DO UPDATE SET free_at = excluded.free_at",
                 (
                     ticket.id,
@@ -277,6 +288,7 @@ class SqliteBudget:
                     ticket.live,
                     ticket.burst,
                     now + self._window.length + self._window.margin,
+                    ticket.owner,
                 ),
             )
 
@@ -327,7 +339,7 @@ class SqliteBudget:
         if self._database is not None:
             self._database.close()
         self._database = None
-        database = Database(self._path, schema=SCHEMA, durable=False)
+        database = Database(self._path, schema=SCHEMA, upgrades=UPGRADES, durable=False)
         if replaced:
             _log.warning("%s was replaced; requests wait for one window", self._path)
             with database.write() as connection:
@@ -373,7 +385,7 @@ class SqliteBudget:
     def _create(self, path: Path) -> None:
         now = round(self._clock() * _MICROS)
         quiet = now + self._window.length + self._window.margin
-        database = Database(path, schema=SCHEMA, durable=False)
+        database = Database(path, schema=SCHEMA, upgrades=UPGRADES, durable=False)
         with closing(database), database.write() as connection:
             connection.execute("INSERT INTO Clock VALUES (?, ?, ?)", (now, now, quiet))
 

@@ -63,6 +63,13 @@ SCHEMA = (
     """,
     "CREATE INDEX Tickets_key ON Tickets (key, live, since)",
 )
+UPGRADES = (
+    # 1 to 2: whose a request is.
+    (
+        "ALTER TABLE Slots ADD COLUMN owner INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE Tickets ADD COLUMN owner INTEGER NOT NULL DEFAULT 0",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +124,14 @@ class Pace:
 class Ticket:
     """One request in the queue, and later the slot that it takes.
 
-    `id` is random, so that it stays unique when the file is replaced; `since` keeps the order.
+    `id` is random, so that it stays unique when the file is replaced; `since` keeps the order
+    within its `owner`, a process.
     """
 
     id: int
     key: str
     live: bool
+    owner: int
     since: int | None = None
     stored: bool = False
     burst: bool = False
@@ -172,7 +181,7 @@ def attempt(
     if used + ahead >= limit:
         due = max(due, _freed(connection, window, key, used + ahead - limit, now))
     if not ticket.live and live_at is not None and live_at + window.length > now:
-        kept = min(max(1, round(limit * reserve)), limit - 1)
+        kept = min(max(1, round(limit * reserve)), limit - 1) if reserve else 0
         over = used - live + own_ahead - (limit - kept)
         if over >= 0:
             freed = _freed(connection, window, key, over, now, backfill_only=True)
@@ -188,13 +197,14 @@ def attempt(
         other.step(now, gap, limit)
         _save_pace(connection, key, False, other)
     connection.execute(
-        "INSERT INTO Slots VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO Slots VALUES (?, ?, ?, ?, ?, ?)",
         (
             ticket.id,
             key,
             ticket.live,
             ticket.burst,
             now + window.longest_request + window.length + window.margin,
+            ticket.owner,
         ),
     )
     if ticket.stored:
@@ -229,9 +239,9 @@ def _queue(
     wake_at = min(due, now + window.look_again) + 200 * ahead
     wake_at = max(wake_at, now + 3_000 * ahead) + random.randrange(200)
     connection.execute(
-        "INSERT INTO Tickets VALUES (?, ?, ?, ?, ?)"
+        "INSERT INTO Tickets VALUES (?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET wake_at = excluded.wake_at",
-        (ticket.id, ticket.key, ticket.live, ticket.since, wake_at),
+        (ticket.id, ticket.key, ticket.live, ticket.since, wake_at, ticket.owner),
     )
     ticket.stored = True
     return (wake_at - now) / _MICROS
@@ -271,16 +281,34 @@ def waiting_now(connection: sqlite3.Connection, key: str, now: int) -> int:
 
 
 def _ahead(connection: sqlite3.Connection, ticket: Ticket, now: int) -> tuple[int, int]:
-    """How many waiting requests go first: (live before a backfill, of its own class)."""
+    """How many waiting requests go first: (live before a backfill, of its own class).
+
+    Of one class, the process goes first that has the fewest slots: the n-th waiting request of a
+    process counts as if the n - 1 before it were granted. So processes get equal shares, however
+    many threads each has.
+    """
     live, own = connection.execute(
-        "SELECT coalesce(sum(live > :live), 0),"
-        " coalesce(sum(live = :live AND (since, id) < (:since, :id)), 0)"
-        " FROM Tickets WHERE key = :key AND wake_at >= :on_time AND id != :id",
+        """
+        WITH used AS (SELECT owner, count(*) AS slots FROM Slots
+            WHERE key = :key AND live = :live AND free_at >= :now GROUP BY owner),
+        waiting AS (SELECT id, live, since, owner FROM Tickets
+            WHERE key = :key AND wake_at >= :on_time AND id != :id
+            UNION ALL SELECT :id, :live, :since, :owner),
+        turns AS (SELECT id, live, since, coalesce(slots, 0)
+                + row_number() OVER (PARTITION BY live, owner ORDER BY since, id) AS turn
+            FROM waiting LEFT JOIN used USING (owner)),
+        mine AS (SELECT turn FROM turns WHERE id = :id)
+        SELECT coalesce(sum(t.live > :live), 0), coalesce(sum(
+            t.live = :live AND (t.turn, t.since, t.id) < (mine.turn, :since, :id)), 0)
+        FROM turns t, mine WHERE t.id != :id
+        """,
         {
             "live": ticket.live,
             "since": ticket.since,
             "id": ticket.id,
+            "owner": ticket.owner,
             "key": ticket.key,
+            "now": now,
             "on_time": now - _LATE,
         },
     ).fetchone()

@@ -80,13 +80,15 @@ class Allowance:
     Attributes:
         key: What the service counts by, for example `connectwise/acme`.
         limit: Requests per minute.
-        live: True for the live sync, which backfills leave a reserve.
+        live: True for the live sync.
+        reserve: Share of the limit that backfills leave to it.
     """
 
     budget: Budget
     key: str
     limit: int
     live: bool = False
+    reserve: float = 0.1
 
 
 class Http:
@@ -177,7 +179,11 @@ class Http:
             raise Stopped("stopped before the next request", where=self._where)
         allowance = self._allowance
         with allowance.budget.request(
-            allowance.key, allowance.limit, live=allowance.live, cancelled=self._cancelled
+            allowance.key,
+            allowance.limit,
+            live=allowance.live,
+            reserve=allowance.reserve,
+            cancelled=self._cancelled,
         ):
             if self._cancelled():
                 raise Stopped("stopped before the next request", where=self._where)

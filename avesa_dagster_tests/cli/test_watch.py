@@ -167,8 +167,8 @@ def test_metrics_serves_until_it_is_stopped(home: Path, installation: Installati
         said = requests.get(address, timeout=10).text
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 0
-    assert 'avesa_breaker_state{service="connectwise",tenant="acme"} 2.0' in said
-    assert 'avesa_budget_limit{service="connectwise",tenant="acme"} 77.0' in said
+    assert 'avesa_breaker_state{tenant="acme",service="connectwise"} 2.0' in said
+    assert 'avesa_budget_limit{tenant="acme",service="connectwise"} 77.0' in said
 
 
 def test_metrics_says_that_its_port_is_taken(avesa: Command) -> None:

@@ -344,7 +344,7 @@ def test_a_waiting_process_that_died_is_passed_over(world: World) -> None:
     budget, queue = world.budget(), world.path
     budget.pause(KEY, 2)
     with closing_sqlite(queue) as connection:
-        connection.execute("INSERT INTO Tickets VALUES (7, ?, 1, 0, 1000000000)", (KEY,))
+        connection.execute("INSERT INTO Tickets VALUES (7, ?, 1, 0, 1000000000, 1)", (KEY,))
     world.time.run([lambda: world.requests(budget, 60, [0.0])])
     assert world.time.now < 1_002.5
 
@@ -547,3 +547,20 @@ def test_a_killed_process_neither_breaks_the_limit_nor_blocks_the_others(tmp_pat
     used = sum(begin <= moment < begin + 1.5 * WINDOW for moment in arrivals) / (1.5 * LIMIT)
     sys.stdout.write(f"used {used:.1%} after two of four were killed")
     assert used >= 0.85  # at most 4 slots of the dead stay taken for a while
+
+
+def test_processes_get_equal_shares_however_many_threads_each_has(world: World) -> None:
+    many, one = world.budget(owner=1), world.budget(owner=2)
+    granted: dict[int, list[float]] = {1: [], 2: []}
+    began = world.time.now
+
+    def ask(budget: SqliteBudget, owner: int) -> None:
+        while world.time.now < began + 900:
+            with budget.request(KEY, 60):
+                granted[owner].append(world.time.now)
+                world.time.sleep(0.3)
+
+    world.time.run([*[lambda: ask(many, 1)] * 8, lambda: ask(one, 2)])
+    shares = {owner: sum(at > began + 120 for at in times) for owner, times in granted.items()}
+    assert shares[1] + shares[2] > 0.95 * 780
+    assert 0.8 < shares[1] / shares[2] < 1.25, shares
