@@ -124,12 +124,14 @@ Examples:
 )
 @click.argument("tenant", required=False)
 @click.option("--all", "everything", is_flag=True, help="Also those that ended, beyond the newest.")
+@click.option("--rebuild", is_flag=True, help="First make lost jobs anew from Dagster's runs.")
 @as_json_option
-def jobs(tenant: str | None, everything: bool, as_json: bool) -> None:
+def jobs(tenant: str | None, everything: bool, rebuild: bool, as_json: bool) -> None:
     """List backfill jobs, newest first."""
     installation = Installation.from_environment()
-    found = installation.control.jobs.find(tenant, limit=None if everything else 50)
-    shown = [_live(installation, job)[0] if job.status in UNFINISHED else job for job in found]
+    if rebuild:
+        _rebuild(installation)
+    shown = listed(installation, tenant, None if everything else 50)
     if as_json:
         print_json([_described(job) for job in shown])
         return
@@ -161,6 +163,23 @@ def job(job_id: str, watch: bool, as_json: bool) -> None:
         print_json(_described(held, chunks, installation.clock()))
     elif not watch:
         console.print(_drawn(installation, held))
+
+
+def _rebuild(installation: Installation) -> None:
+    from avesa_dagster.defs.processes import instance_in
+    from avesa_dagster.defs.rebuild import rebuild
+
+    with instance_in(installation.settings.dagster_home) as instance:
+        done = rebuild(instance, installation)
+    click.echo(f"{len(done.jobs)} job(s) made anew from Dagster's runs and the ledger", err=True)
+    for job_id, why in done.left.items():
+        click.echo(f"{job_id} was not: {why}", err=True)
+
+
+def listed(installation: Installation, tenant: str | None, limit: int | None) -> list[Job]:
+    """Jobs, newest first; of those that may be fetching, how far they are now."""
+    found = installation.control.jobs.find(tenant, limit=limit)
+    return [_live(installation, job)[0] if job.status in UNFINISHED else job for job in found]
 
 
 def _steering(name: str, help_text: str) -> click.Command:

@@ -11,8 +11,9 @@ two tenants had been onboarded, synced and backfilled together), and what become
 - snapshots of jobs and plans, which name assets: removed, or changed likewise if a run needs them;
 - logs: the lines that name the tenant are removed.
 
-`instance.wipe_assets` and `delete_run` are not enough: wiping keeps the key and writes an event
-that names it; deleting a run keeps its compute logs and the file of its events.
+SQL where Dagster offers nothing: it cannot remove backfills, snapshots, or a tenant's part of a run;
+`wipe_assets` keeps the key and writes an event that names it; `delete_run` opens the file of the
+run's events (0.1 s a run), and leaves it there with the compute logs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus
+from dagster._core.execution.backfill import (
+    BULK_ACTION_TERMINAL_STATUSES,
+    BulkActionsFilter,
+    BulkActionStatus,
+)
 from dagster._core.instance.utils import RUNLESS_RUN_ID
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.runs import SqliteRunStorage
@@ -60,10 +65,13 @@ _NEVER_STARTED = timedelta(seconds=60)
 _HEARTBEAT = timedelta(seconds=90)
 _SETTLE_SECONDS = 15.0
 """A daemon looks every 5 s whether its definitions are out of date, and loads them in a few."""
+_UNFINISHED = [s for s in BulkActionStatus if s not in BULK_ACTION_TERMINAL_STATUSES]
 _ENDED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 _AT_ONCE = 500
 _BY_ASSET = ("event_logs", "asset_keys", "asset_event_tags", "asset_check_executions")
 _RUN_TEXTS = (
+    Text("runs", "run_body"),
+    Text("run_tags", "value"),
     Text("bulk_actions", "body"),
     Text("backfill_tags", "value"),
     Text("daemon_heartbeats", "body"),
@@ -115,10 +123,11 @@ class DagsterHistory:
                 hint="this version erases from SQLite only; nothing was erased",
             )
         self._instance = instance
+        self._events = instance.event_log_storage
         self._home = dagster_home
         self._services = services
         self._settle_seconds = settle_seconds
-        self._shards = Path(instance.event_log_storage.path_for_shard("index")).parent
+        self._shards = Path(self._events.path_for_shard("index")).parent
         self._index = self._shards / "index.db"
         self._runless = self._shards / f"{RUNLESS_RUN_ID}.db"
         self._runs = self._shards.parent / "runs.db"
@@ -129,7 +138,7 @@ class DagsterHistory:
         """See RunHistory.under_way. Fails runs whose process is gone, first."""
         traces = Traces(tenant, self._services)
         fail_dead_runs(self._instance)
-        busy = self._backfills_under_way(traces)
+        busy = self._backfills_under_way(tenant)
         for run in self._runs_of(traces):
             if run.status in _ENDED or (run.status == "NOT_STARTED" and run.age > _NEVER_STARTED):
                 continue
@@ -153,17 +162,19 @@ class DagsterHistory:
             self._remove_events(run_ids)
             for run_id in run_ids:
                 self._remove_files(run_id)
-            counts["runs"] += self._remove_runs(run_ids)
+                self._instance.run_storage.delete_run(run_id)
+            counts["runs"] += len(run_ids)
         say("removing events of assets")
         counts["assets"] += self._remove_assets(traces)
         for run in found:
             if not run.own:
                 say(f"cleaning run {run.run_id} of several tenants")
-                self._clean_run(run.run_id, traces, stand_in)
+                self._clean_events(run.run_id, traces, stand_in)
                 counts["shared runs"] += 1
         say("removing backfills")
-        counts["backfills"] += self._remove_backfills(traces, stand_in)
+        counts["backfills"] += self._remove_backfills(traces)
         say("cleaning what is of several tenants")
+        self._replace_tags(traces, stand_in)
         for path, texts in ((self._runs, _RUN_TEXTS), (self._schedules, _SCHEDULE_TEXTS)):
             counts["shared rows"] += replace_names(path, texts, traces, stand_in)
         say("removing snapshots")
@@ -243,45 +254,25 @@ class DagsterHistory:
         with reading(self._runs) as connection:
             return {row[0] for row in connection.execute("SELECT run_id FROM runs")}
 
-    def _backfills_under_way(self, traces: Traces) -> list[str]:
+    def _backfills_under_way(self, tenant: str) -> list[str]:
         """Those of this tenant alone are cancelled; those of several are named."""
-        ended = {status.value for status in BULK_ACTION_TERMINAL_STATUSES}
         busy = []
-        for key, status, concerned in self._backfills(traces):
-            if status in ended:
-                continue
-            if concerned == {traces.tenant}:
-                self._cancel_backfill(key)
-            else:
-                busy.append(f"backfill {key} of {len(concerned)} tenants ({status.lower()})")
+        for backfill in self._instance.get_backfills(BulkActionsFilter(statuses=_UNFINISHED)):
+            concerned = {key.path[0] for key in backfill.asset_selection or ()}
+            if concerned == {tenant}:
+                cancelled = backfill.with_status(BulkActionStatus.CANCELED)  # type: ignore[no-untyped-call]
+                now = datetime.now(UTC).timestamp()
+                self._instance.update_backfill(cancelled.with_end_timestamp(now))
+            elif tenant in concerned:
+                said = backfill.status.value.lower()
+                busy.append(f"backfill {backfill.backfill_id} of {len(concerned)} tenants ({said})")
         return busy
 
-    def _cancel_backfill(self, key: str) -> None:
-        backfill = self._instance.get_backfill(key)
-        if backfill is not None:
-            now = datetime.now(UTC).timestamp()
-            cancelled = backfill.with_status(BulkActionStatus.CANCELED)  # type: ignore[no-untyped-call]
-            self._instance.update_backfill(cancelled.with_end_timestamp(now))
-
-    def _backfills(self, traces: Traces) -> list[tuple[str, str, set[str]]]:
-        """Key, status and tenants of the backfills that concern the tenant."""
-        with reading(self._runs) as connection:
-            rows = connection.execute(
-                "SELECT key, status, body FROM bulk_actions WHERE instr(body, ?)",
-                (traces.asset_prefix,),
-            ).fetchall()
-        return [(key, status, owners(body)) for key, status, body in rows]
-
     def _remove_events(self, run_ids: Sequence[str]) -> None:
-        marks = ", ".join("?" * len(run_ids))
-        with writing(self._index) as connection:
-            for table in ("event_logs", "asset_check_executions", "pending_steps"):
-                connection.execute(f"DELETE FROM {table} WHERE run_id IN ({marks})", run_ids)
-            held = connection.execute(
-                f"SELECT DISTINCT run_id FROM concurrency_slots WHERE run_id IN ({marks})", run_ids
-            ).fetchall()
-        for (run_id,) in held:
-            self._instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+        """What the index holds of runs; the rest is in files of their own."""
+        with self._events.index_connection() as connection:
+            for run_id in run_ids:
+                self._events.delete_events_for_run(connection, run_id)
 
     def _remove_files(self, run_id: str) -> None:
         """The file of the run's events, and its compute logs and other artifacts."""
@@ -296,14 +287,6 @@ class DagsterHistory:
             if (self._storage / run_id).exists():
                 shutil.rmtree(self._storage / run_id)
 
-    def _remove_runs(self, run_ids: Sequence[str]) -> int:
-        marks = ", ".join("?" * len(run_ids))
-        with writing(self._runs) as connection:
-            connection.execute(f"DELETE FROM run_tags WHERE run_id IN ({marks})", run_ids)
-            return connection.execute(
-                f"DELETE FROM runs WHERE run_id IN ({marks})", run_ids
-            ).rowcount
-
     def _remove_assets(self, traces: Traces) -> int:
         removed = 0
         with writing(self._index) as connection:
@@ -317,43 +300,35 @@ class DagsterHistory:
             remove_by_asset(connection, "asset_daemon_asset_evaluations", traces)
         return removed
 
-    def _clean_run(self, run_id: str, traces: Traces, stand_in: str) -> None:
-        """Removes the tenant's part of a run of several; its row, by which it is found, last."""
+    def _clean_events(self, run_id: str, traces: Traces, stand_in: str) -> None:
+        """Removes the tenant's events and the logs of a run of several. Its row, by which it is
+        found, is changed after that."""
         shard = self._shards / f"{run_id}.db"
         for path, limited in ((shard, ""), (self._index, run_id)):
             if path.exists():
                 clean_events(path, limited, traces, stand_in)
         compact(shard)
         self._remove_logs(run_id)
-        with writing(self._runs) as connection:
-            for number, key, value in connection.execute(
-                "SELECT id, key, value FROM run_tags WHERE run_id = ?", (run_id,)
-            ).fetchall():
-                is_tenant = key == tags.TENANT and value == traces.tenant
-                connection.execute(
-                    "UPDATE run_tags SET value = ? WHERE id = ?",
-                    (stand_in if is_tenant else traces.replaced(value, stand_in), number),
-                )
-            (body,) = connection.execute(
-                "SELECT run_body FROM runs WHERE run_id = ?", (run_id,)
-            ).fetchone()
-            connection.execute(
-                "UPDATE runs SET run_body = ? WHERE run_id = ?",
-                (traces.replaced(body, stand_in), run_id),
-            )
 
-    def _remove_backfills(self, traces: Traces, stand_in: str) -> int:
-        """Removes those of this tenant alone; those of several are tagged with the other name."""
-        own = [key for key, _, concerned in self._backfills(traces) if concerned == {traces.tenant}]
+    def _remove_backfills(self, traces: Traces) -> int:
+        """Removes those of this tenant alone."""
         with writing(self._runs) as connection:
-            for key in own:
-                connection.execute("DELETE FROM backfill_tags WHERE backfill_id = ?", (key,))
-                connection.execute("DELETE FROM bulk_actions WHERE key = ?", (key,))
-            connection.execute(
-                "UPDATE backfill_tags SET value = ? WHERE key = ? AND value = ?",
-                (stand_in, tags.TENANT, traces.tenant),
-            )
+            rows = connection.execute(
+                "SELECT key, body FROM bulk_actions WHERE instr(body, ?)", (traces.asset_prefix,)
+            ).fetchall()
+            own = [(key,) for key, body in rows if owners(body) == {traces.tenant}]
+            connection.executemany("DELETE FROM backfill_tags WHERE backfill_id = ?", own)
+            connection.executemany("DELETE FROM bulk_actions WHERE key = ?", own)
         return len(own)
+
+    def _replace_tags(self, traces: Traces, stand_in: str) -> None:
+        """The tags whose value is the bare name."""
+        with writing(self._runs) as connection:
+            for table in ("run_tags", "backfill_tags"):
+                connection.execute(
+                    f"UPDATE {table} SET value = ? WHERE key = ? AND value = ?",
+                    (stand_in, tags.TENANT, traces.tenant),
+                )
 
     def _snapshots_naming(self, traces: Traces) -> Iterator[tuple[int, str, str]]:
         """Number, id and text of the snapshots that name the tenant."""

@@ -12,6 +12,7 @@ from datetime import datetime
 
 import dagster as dg
 
+from avesa_dagster.backfill.rebuild import asked_of
 from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.control.base import TenantService
@@ -93,6 +94,9 @@ def piece_launch(job: Job, piece: Piece, connection: TenantService, catalog: Cat
         tags.BACKFILL: backfill_id(job, piece),
         tags.MAX_RETRIES: "0",  # a piece whose run died is launched again by its job
     }
+    asked = asked_of(job)
+    if asked is not None:
+        own[tags.ASKED] = asked
     return replace(launch, name=plan.name, tags={**launch.tags, **own})
 
 

@@ -17,6 +17,8 @@ SERVICE = "avesa/service"
 JOB = "avesa/job"
 PIECE = "avesa/piece"
 """Which piece of its job a run fetches, and which launch of it this is: `2.1`."""
+ASKED = "avesa/asked"
+"""What the job of a run was asked for, so that the job's row can be made anew."""
 PROGRESS = "avesa/progress"
 """How far the run is, in words; written anew every few seconds."""
 BACKFILL = dagster_tags.BACKFILL_ID_TAG

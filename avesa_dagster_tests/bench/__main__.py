@@ -18,7 +18,15 @@ from rich.status import Status
 from rich.table import Table
 
 from avesa_dagster.sandbox.process import SimulatorError
-from avesa_dagster_tests.bench import budget, empty_run, first_row, history, pages, versions
+from avesa_dagster_tests.bench import (
+    budget,
+    empty_run,
+    first_row,
+    history,
+    pages,
+    state,
+    versions,
+)
 from avesa_dagster_tests.bench.measure import Bench, Failed, Part
 
 _ALL: dict[str, Callable[[Bench], Part]] = {
@@ -26,6 +34,7 @@ _ALL: dict[str, Callable[[Bench], Part]] = {
     "versions": versions.measure,
     "history": history.measure,
     "budget": budget.measure,
+    "state": state.measure,
     "empty-run": empty_run.measure,
     "first-row": first_row.measure,
 }

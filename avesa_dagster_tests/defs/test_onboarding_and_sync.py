@@ -146,9 +146,7 @@ def test_after_a_months_end_the_sync_takes_the_closed_month_along(
         installation.control.watermarks.advance(
             "acme", "connectwise", table, lower=before, upper=before, now=before
         )
-    (launch,) = sync_launches(
-        installation.extractor, connection, after, full=False, name="n"
-    )
+    (launch,) = sync_launches(installation.extractor, connection, after, full=False, name="n")
     assert (launch.tags[START], launch.tags[END]) == ("2026-10-01", "2026-11-01")
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,15 @@ _AVESA = Path(sys.executable).parent / "avesa"
 _UP_SECONDS = 180
 _STOP_SECONDS = 90
 _WORKER = "multiprocessing.spawn"
+_SCHEDULES = """{ repositoriesOrError { ... on RepositoryConnection { nodes {
+    schedules { name scheduleState { id status } } } } } }"""
+_STOP = """mutation($id: String) { stopRunningSchedule(id: $id) {
+    __typename ... on PythonError { message } } }"""
+_LAUNCH = """mutation($asked: LaunchBackfillParams!) { launchPartitionBackfill(
+    backfillParams: $asked) { __typename ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message } } }"""
+_CANCEL = """mutation($id: String!) { cancelPartitionBackfill(backfillId: $id) {
+    __typename ... on PythonError { message } } }"""
 _DAEMON = "dagster._daemon"
 
 
@@ -82,6 +91,46 @@ class Dev:
             time.sleep(0.3)
         return time.monotonic() - began
 
+    def stop_schedules(self) -> None:
+        """Switches the schedules off, as in the UI, for as long as this installation lives.
+
+        Raises:
+            Failed: Dagster refused, or knows no schedule yet.
+        """
+        nodes = self.api.ask(_SCHEDULES)["repositoriesOrError"]["nodes"]
+        found = [schedule["scheduleState"] for node in nodes for schedule in node["schedules"]]
+        if not found:
+            raise Failed("Dagster knows no schedule")
+        for state in found:
+            said = self.api.ask(_STOP, id=state["id"])["stopRunningSchedule"]
+            if said["__typename"] != "ScheduleStateResult":
+                raise Failed(f"a schedule was not stopped: {said}")
+
+    def launch_backfill(self, assets: Iterable[str], partitions: Iterable[str]) -> str:
+        """What *Materialize* in the UI does; returns the id of Dagster's backfill.
+
+        Raises:
+            Failed: Dagster refused.
+        """
+        asked = {
+            "assetSelection": [{"path": asset.split("/")} for asset in assets],
+            "partitionNames": list(partitions),
+        }
+        said = self.api.ask(_LAUNCH, asked=asked)["launchPartitionBackfill"]
+        if said["__typename"] != "LaunchBackfillSuccess":
+            raise Failed(f"the backfill was not launched: {said}")
+        return str(said["backfillId"])
+
+    def cancel_backfill(self, backfill_id: str) -> None:
+        """What *Cancel* on the UI's backfill page does.
+
+        Raises:
+            Failed: Dagster refused.
+        """
+        said = self.api.ask(_CANCEL, id=backfill_id)["cancelPartitionBackfill"]
+        if said["__typename"] != "CancelBackfillSuccess":
+            raise Failed(f"the backfill was not cancelled: {said}")
+
     def ended(self) -> bool:
         """Whether the command itself has ended."""
         return self._process is None or self._process.poll() is not None
@@ -115,9 +164,10 @@ class Dev:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                    if process.environ().get("AVESA_HOME") == str(self.home):
-                        found.append(process)
+                if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if process.environ().get("AVESA_HOME") == str(self.home):
+                    found.append(process)
             except psutil.Error:
                 continue
         return found

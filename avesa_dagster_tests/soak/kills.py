@@ -1,4 +1,4 @@
-"""SIGKILL every few seconds, of workers, daemon and everything: exact, and nothing fetched twice."""
+"""SIGKILL every few seconds, of workers, daemon and all: exact, nothing fetched twice."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionStatus
 
+from avesa_dagster.control.base import Chunk, ChunkState
 from avesa_dagster.control.jobs import UNFINISHED, Job, JobStatus
 from avesa_dagster_tests.soak import truth
 from avesa_dagster_tests.soak.dev import kill
@@ -30,15 +31,18 @@ class _Killer:
     """Kills at random moments, and starts again what nobody else would.
 
     Attributes:
-        plan: What to kill one after another: worker, daemon, or all.
+        plan: What to kill one after another: worker (whatever it does), fetching (a worker, once
+            it fetches a chunk), daemon, or all.
     """
 
     house: House
     rng: Random
     plan: list[str]
     done: dict[str, int] = field(default_factory=dict)
+    job_id: str = ""
     starts: int = 0
     next_at: float = 0.0
+    killed_at: datetime = datetime.min.replace(tzinfo=UTC)
 
     def step(self) -> None:
         dev = self.house.dev
@@ -61,12 +65,24 @@ class _Killer:
         if what == "worker":
             workers = dev.workers()
             return bool(workers) and kill(self.rng.choice(workers))
+        if what == "fetching":
+            chunks = self.house.chunks(self.house.job(self.job_id))
+            if not any(self._is_begun(chunk) for chunk in chunks):
+                return False
+            workers = dev.workers()
+            return any([kill(worker) for worker in workers])
         if what == "daemon":
             daemon = dev.daemon()
             return daemon is not None and kill(daemon)
         return dev.kill_all() > 0
 
+    def _is_begun(self, chunk: Chunk) -> bool:
+        """Whether it is being fetched, and not left behind by one that was killed."""
+        begun = chunk.started_at is not None and chunk.started_at > self.killed_at
+        return begun and chunk.state is ChunkState.RUNNING
+
     def _rest(self) -> None:
+        self.killed_at = datetime.now(UTC)
         self.next_at = time.monotonic() + self.rng.uniform(1.5, 14.0)
 
 
@@ -94,7 +110,8 @@ def prove(scene: Scene) -> Outcome:
 
 def _killed(scene: Scene, place: House, rng: Random) -> Outcome:
     findings = Findings(scene)
-    plan = ["worker"] * scene.size(14, 3) + ["daemon"] * scene.size(2, 1)
+    plan = ["worker"] * scene.size(6, 1) + ["fetching"] * scene.size(10, 3)
+    plan += ["daemon"] * scene.size(2, 1)
     rng.shuffle(plan)
     plan.insert(len(plan) // 2, "all")
     scene.say(f"avesa dev is up after {place.dev.start():.0f} s")
@@ -102,7 +119,8 @@ def _killed(scene: Scene, place: House, rng: Random) -> Outcome:
         place.connect("acme", place.simulator.credentials, days=_DAYS)
         began = time.monotonic()
         job_id = scene.wait("the onboarding job", lambda: place.first_job("acme"), 120).job_id
-        killer = _Killer(place, rng, plan)
+        place.dev.stop_schedules()
+        killer = _Killer(place, rng, plan, job_id=job_id)
         job = _until_ended(scene, place, job_id, killer)
         seconds = time.monotonic() - began
         left = _backfills_left(scene, place, killer)
