@@ -81,6 +81,7 @@ def beating(
     cancelled: Cancelled,
     waiting: Callable[[Processing], None],
     ended: Callable[[Processing], bool],
+    tenants: int | None = None,
 ) -> Iterator[Beating]:
     """Holds the row's lane while the block runs, and beats; in the end the row says how it ended.
 
@@ -88,12 +89,18 @@ def beating(
         cancelled: Ends the wait for the lane.
         waiting: Told of the run that holds the lane, once each.
         ended: Whether a run that seems to hold the lane is known to have ended.
+        tenants: Runs of at most so many tenants work at once in the row's mode.
 
     Raises:
         Stopped: It was cancelled while it waited; nothing was stored.
     """
     told = ""
-    while holder := table.claim(replace(row, beat_at=clock()), stale_before=clock() - STALE):
+
+    def holds() -> Processing | None:
+        now = clock()
+        return table.claim(replace(row, beat_at=now), stale_before=now - STALE, tenants=tenants)
+
+    while holder := holds():
         if ended(holder):
             table.beat(replace(holder, status="failed", error="its process died"))
             continue

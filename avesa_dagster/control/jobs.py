@@ -149,8 +149,14 @@ class Job:
 class Jobs(Protocol):
     """BackfillJobs, keyed by job_id, looked up by tenant and service."""
 
-    def create(self, job: Job) -> Job:
-        """Inserts; a row with this id that is there stays as it is. Returns what is stored."""
+    def create(self, job: Job, *, joins: Callable[[Job], bool] | None = None) -> Job:
+        """Inserts; a row with this id that is there stays as it is. Returns what is stored.
+
+        Args:
+            joins: Asked about each unfinished job of the tenant's service, newest first: whether
+                that one makes this one superfluous. Then it is returned and nothing is inserted;
+                atomic, so of two who ask for the same at once one joins the other.
+        """
         ...
 
     def get(self, job_id: str) -> Job | None: ...
@@ -226,12 +232,18 @@ class Processing:
 class ProcessingJobs(Protocol):
     """ProcessingJobs, keyed by (run_id, tenant, service, table)."""
 
-    def claim(self, row: Processing, *, stale_before: datetime) -> Processing | None:
+    def claim(
+        self, row: Processing, *, stale_before: datetime, tenants: int | None = None
+    ) -> Processing | None:
         """Inserts or replaces the row, unless another run works in its lane.
 
+        Args:
+            tenants: Of the row's mode, runs of at most so many tenants work at once.
+
         Returns:
-            None if the row holds the lane now; else the row of the run that holds it, whose last
-            beat is not before `stale_before`. Atomic between processes.
+            None if the row holds the lane now; else the row of the run that holds it, or that has
+            the last tenant's place, whose last beat is not before `stale_before`. Atomic between
+            processes.
         """
         ...
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from avesa_dagster.control.jobs import Job, JobStatus, Processing
+from avesa_dagster.control.jobs import UNFINISHED, Job, JobStatus, Processing
 from avesa_dagster.control.sqlite_database import Database, to_micros
 from avesa_dagster.errors import ConfigurationError
 from avesa_dagster.names import checked
@@ -60,7 +60,7 @@ class SqliteJobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, job: Job) -> Job:
+    def create(self, job: Job, *, joins: Callable[[Job], bool] | None = None) -> Job:
         """See Jobs.create.
 
         Raises:
@@ -69,6 +69,9 @@ class SqliteJobs:
         checked("tenant", job.tenant)
         checked("service", job.service)
         with self._database.write() as connection:
+            for other in _unfinished(connection, job.tenant, job.service) if joins else ():
+                if joins and joins(other):
+                    return other
             connection.execute(
                 "INSERT INTO BackfillJobs VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 _job_row(job),
@@ -151,7 +154,9 @@ class SqliteProcessingJobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, row: Processing, *, stale_before: datetime) -> Processing | None:
+    def claim(
+        self, row: Processing, *, stale_before: datetime, tenants: int | None = None
+    ) -> Processing | None:
         """See ProcessingJobs.claim."""
         for kind in ("tenant", "service", "table"):
             checked(kind, getattr(row, kind))
@@ -163,6 +168,10 @@ class SqliteProcessingJobs:
             ).fetchone()
             if held is not None:
                 return _processing.decode(held[0])
+            if tenants is not None:
+                others = _working(connection, row, stale_before)
+                if len({other.tenant for other in others}) >= tenants:
+                    return others[-1]
             # Whoever held it before has died; it must not seem to run when it is looked at later.
             dead = connection.execute(
                 "SELECT document FROM ProcessingJobs WHERE lane = ? AND status = 'running'"
@@ -243,6 +252,17 @@ def _find_job(connection: sqlite3.Connection, job_id: str) -> Job | None:
     return None if row is None else _job.decode(row[0])
 
 
+def _unfinished(connection: sqlite3.Connection, tenant: str, service: str) -> list[Job]:
+    """Newest first."""
+    rows = connection.execute(
+        "SELECT document FROM BackfillJobs WHERE tenant = ? AND service = ?"
+        f" AND status IN ({', '.join('?' * len(UNFINISHED))})"
+        " ORDER BY created_at DESC, job_id DESC",
+        (tenant, service, *sorted(status.value for status in UNFINISHED)),
+    )
+    return [_job.decode(document) for (document,) in rows]
+
+
 def _job_row(job: Job) -> tuple[Any, ...]:
     return (
         job.job_id,
@@ -253,6 +273,22 @@ def _job_row(job: Job) -> tuple[Any, ...]:
         None if job.completed_at is None else to_micros(job.completed_at),
         msgspec.json.encode(job),
     )
+
+
+def _working(
+    connection: sqlite3.Connection, row: Processing, stale_before: datetime
+) -> list[Processing]:
+    """What works for other tenants in the row's mode; nothing if its own tenant has a place."""
+    found = [
+        _processing.decode(document)
+        for (document,) in connection.execute(
+            "SELECT document FROM ProcessingJobs WHERE status = 'running' AND beat_at >= ?"
+            " ORDER BY beat_at",
+            (to_micros(stale_before),),
+        )
+    ]
+    working = [other for other in found if other.mode == row.mode and other.run_id != row.run_id]
+    return [] if any(other.tenant == row.tenant for other in working) else working
 
 
 def _store(connection: sqlite3.Connection, row: Processing) -> None:

@@ -93,6 +93,7 @@ def fetch(
     began = time.monotonic()
     tagged_at = -_TAG_EVERY
     now = installation.clock()
+    most = installation.catalog.backfill.scheduling.max_tenants
     lane = "backfill" if request.mode is Mode.BACKFILL else "live"
     row = Processing(
         run_id=request.run_id,
@@ -115,11 +116,18 @@ def fetch(
         return run is not None and run.is_finished
 
     def waiting(holder: Processing) -> None:
-        context.log.info(f"{title}: waits for run {holder.run_id}, which fetches the same table")
+        what = "the same table" if holder.lane == row.lane else f"for {holder.tenant}"
+        context.log.info(f"{title}: waits for run {holder.run_id}, which fetches {what}")
 
     try:
         with beating(
-            installation.control.processing, row, installation.clock, stopping, waiting, ended
+            installation.control.processing,
+            row,
+            installation.clock,
+            stopping,
+            waiting,
+            ended,
+            tenants=most if request.mode is Mode.BACKFILL else None,
         ) as alive:
 
             def report(progress: Progress) -> None:
