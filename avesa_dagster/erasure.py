@@ -168,7 +168,7 @@ def erase(
     Raises:
         ConfigurationError: The name is invalid, nothing is known of the tenant, it was connected
             again meanwhile, or another erasure runs.
-        RetriableError: Its runs did not end in time; it is disconnected and nothing was removed.
+        RetriableError: Its runs did not end in time; it is disconnected, its records are there.
         StoreError: A file cannot be read or written. What was removed is in the journal; erasing
             again goes on.
     """
@@ -200,6 +200,7 @@ class _Erasure:
         self.history.settle()
         if _connections(self.installation, self.tenant):
             raise self._connected_again()
+        self._stop(wait_seconds)  # a daemon may have begun a run before it knew
         self._remove_data()
         self._compact()
         receipt = self._receipt()
@@ -231,8 +232,8 @@ class _Erasure:
                 raise RetriableError(
                     f"still under way after {wait_seconds:.0f} s: {', '.join(busy)}",
                     where=Where(self.tenant),
-                    hint="nothing was erased; the tenant is disconnected, so that they end soon, "
-                    "or end them in the Dagster UI; then run it again",
+                    hint="the tenant is disconnected, so that they end soon, or end them in the "
+                    "Dagster UI; then run it again",
                 )
             time.sleep(_LOOK_SECONDS)
         self._keep_disconnected()

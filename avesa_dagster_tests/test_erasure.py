@@ -21,10 +21,12 @@ from avesa_dagster.control.snapshot import read_snapshot
 from avesa_dagster.erasure import Receipt, Say, erase, survey
 from avesa_dagster.errors import ConfigurationError, RetriableError, StoreError
 from avesa_dagster.installation import Installation
+from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster.settings import Settings
 
 from . import erasable
 from .erasable import SERVICE, files_of, furnish, rows_of, traces
+from .extract.support import LOOKBACK_DAYS, assert_equals_truth, open_bench
 
 MAPPINGS = Path(__file__).parents[1] / "mappings"
 FORK = multiprocessing.get_context("fork")
@@ -237,6 +239,36 @@ def test_erasing_twice_is_refused_and_connecting_anew_is_not(installation: Insta
         erased(installation)
     furnish(installation, "acme", objects=2)
     assert erased(installation).objects == 2
+
+
+def test_connected_anew_it_is_fetched_from_nothing(tmp_path: Path) -> None:
+    with Simulator(tickets=20, time_entries=5, companies=5, contacts=5) as simulator:
+        bench = open_bench(simulator, tmp_path / "home")
+        there = bench.installation
+        bench.extract("tickets")
+        key = simulator.credentials["private_key"]
+        assert traces(bench.home, key) and traces(bench.home, "acme")
+        erased(there)
+        assert traces(bench.home, "acme") == traces(bench.home, key) == []
+        row = there.connect("acme", SERVICE, simulator.credentials, lookback_days=LOOKBACK_DAYS)
+        assert (row.generation, row.enabled) == (1, True)
+        job = there.backfills.onboard(row, "again")
+        assert job is not None
+        assert (job.start, set(job.tables)) == (row.history_start, set(row.tables))
+        assert there.control.ledger.covered("acme") == []
+        bench.extract("tickets")
+        assert_equals_truth(bench, "tickets")
+
+
+def test_runs_that_began_meanwhile_are_waited_for(installation: Installation) -> None:
+    history = NoRuns()
+    begin = on("looking again", lambda: history.busy.append("run 17"))
+    with pytest.raises(RetriableError, match="run 17"):
+        erased(installation, history=history, say=begin)
+    assert installation.control.registry.get("acme", SERVICE) is None
+    history.busy.clear()
+    assert erased(installation, history=history).interruptions == 1
+    assert traces(installation.settings.home, ACME) == []
 
 
 def test_what_is_left_without_a_connection_is_erased_too(installation: Installation) -> None:

@@ -32,8 +32,10 @@ def pieces(
     found: list[Piece] = []
 
     def add(names: tuple[str, ...], part: Sequence[Partition], is_recent: bool) -> None:
+        if not part:
+            return
         touched = tuple(name for name in names if _touches(stretches, [name], part))
-        if touched and part:
+        if touched:
             found.append(Piece(len(found), touched, part[0].key, part[-1].key, is_recent))
 
     if master and _touches(stretches, master, partitions):

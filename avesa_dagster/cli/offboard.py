@@ -67,6 +67,8 @@ def erase_tenant(
         if receipt is not None:
             write_whole(receipt, json.dumps(done.document(), indent=1) + "\n")
         print_json(done.document())
+        for left in done.not_erased:
+            click.echo(f"not erased: {left}", err=True)
 
     home = prepare(installation.settings)
     with instance_in(home) as instance:
@@ -90,7 +92,7 @@ def _services(installation: Installation, tenant: str) -> set[str]:
 
 def _check_receipt(path: Path) -> None:
     """A receipt that cannot be written is found out before anything is removed."""
-    if path.exists():
+    if path.exists() and path.stat().st_size:
         raise ConfigurationError(
             f"the receipt {path} is there already", hint="give another name, or move it away"
         )

@@ -11,9 +11,9 @@ two tenants had been onboarded, synced and backfilled together), and what become
 - snapshots of jobs and plans, which name assets: removed, or changed likewise if a run needs them;
 - logs: the lines that name the tenant are removed.
 
-SQL where Dagster offers nothing: it cannot remove backfills, snapshots, or a tenant's part of a run;
-`wipe_assets` keeps the key and writes an event that names it; `delete_run` opens the file of the
-run's events (0.1 s a run), and leaves it there with the compute logs.
+It is SQL where Dagster offers nothing: it cannot remove backfills, snapshots or a tenant's part of
+a run; `wipe_assets` keeps the key and writes an event that names it; `delete_run` takes 0.1 s and
+leaves compute logs and the file of the run's events.
 """
 
 from __future__ import annotations
@@ -217,7 +217,10 @@ class DagsterHistory:
                     said.append(f"{self._shown(path)} {table}")
         for log in self._logs():
             if mentions(log, traces):
-                said.append(f"lines of {self._shown(log)}")
+                said.append(
+                    f"lines of {self._shown(log)}: stop `avesa dev`, which writes it, and run the "
+                    "erasure again"
+                )
         return said
 
     def _shown(self, path: Path) -> Path:

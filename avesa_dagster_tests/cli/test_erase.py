@@ -13,7 +13,7 @@ import pytest
 
 from avesa_dagster.cli.main import main
 from avesa_dagster.defs.homes import prepare
-from avesa_dagster.defs.processes import instance_in
+from avesa_dagster.defs.processes import instance_in, sole_daemon
 from avesa_dagster_tests.defs.conftest import House
 from avesa_dagster_tests.erasable import files_of, furnish, processing, rows_of, traces
 
@@ -128,6 +128,26 @@ def test_the_receipt_is_written_for_its_owner_only(
     assert path.stat().st_mode & 0o077 == 0
     assert [each.name for each in tmp_path.iterdir() if "receipt" in each.name] == ["receipt.json"]
     assert "content" not in path.read_text()
+
+
+def test_a_receipt_in_the_home_is_all_that_names_the_tenant_then(
+    house: House, avesa: Avesa
+) -> None:
+    path = house.home / "receipt.json"
+    path.touch()  # as a kill leaves it
+    assert avesa("acme", "--yes-erase", "acme", "--receipt", str(path))[0] == 0
+    assert {hit.split(" at ")[0] for hit in traces(house.home, ACME)} == {"receipt.json"}
+    assert avesa("acme", "--yes-erase", "acme")[0] == 1
+
+
+def test_what_is_left_is_said_to_the_person_too(house: House, avesa: Avesa) -> None:
+    log = house.settings.dagster_home / "dagster.log"
+    log.write_text("acme connectwise tickets: chunk 1/2 done\n")
+    with sole_daemon(house.settings.dagster_home):
+        code, out, err = avesa("acme", "--yes-erase", "acme")
+    assert code == 0, err
+    assert "not erased: lines of dagster.log: stop `avesa dev`" in err
+    assert json.loads(out)["not_erased"]
 
 
 def test_a_receipt_that_cannot_be_written_is_found_out_first(

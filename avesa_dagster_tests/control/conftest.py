@@ -11,6 +11,7 @@ import pytest
 
 from avesa_dagster.control.base import Ledger, Registry, Secrets, Watermarks
 from avesa_dagster.control.health import Alarms, Breakers, Counters, DriftLog
+from avesa_dagster.control.jobs import Jobs, ProcessingJobs
 from avesa_dagster.control.secrets import FileSecrets
 from avesa_dagster.control.sqlite import SqliteControl
 
@@ -26,6 +27,12 @@ class Control(Protocol):
 
     @property
     def ledger(self) -> Ledger: ...
+
+    @property
+    def jobs(self) -> Jobs: ...
+
+    @property
+    def processing(self) -> ProcessingJobs: ...
 
     @property
     def breakers(self) -> Breakers: ...

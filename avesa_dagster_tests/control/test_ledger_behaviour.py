@@ -148,15 +148,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def fail(self, one: Chunk) -> None:
         if self.known(one):
             now, held = self.now(), self.model.chunks[key_of(one)]
+            failed = {"state": ChunkState.FAILED, "error": "lost 'it'", "finished_at": now}
+            if held.state is ChunkState.COMPLETED:
+                failed = {}
             assert self.ledger.fail(
                 one, error="lost 'it'", requests=1, now=now
-            ) == self.model.change(
-                key_of(one),
-                state=ChunkState.FAILED,
-                error="lost 'it'",
-                requests=held.requests + 1,
-                finished_at=now,
-            )
+            ) == self.model.change(key_of(one), requests=held.requests + 1, **failed)
 
     @invariant()
     def reads_agree(self) -> None:

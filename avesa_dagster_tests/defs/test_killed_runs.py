@@ -1,4 +1,4 @@
-"""SIGKILL of a run's worker under a real daemon, and the retry that Dagster makes of it."""
+"""SIGKILL of a run's worker under a real daemon, and the launch that its job makes of it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import dagster as dg
 import pytest
 
+from avesa_dagster.control.jobs import Job, JobStatus
 from avesa_dagster.defs import processes
 from avesa_dagster.defs.homes import prepare
 from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster_tests.defs.conftest import WORLD, House
 
 KILLS = 3
+FAILURE, SUCCESS = dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -27,7 +31,11 @@ def daemon(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     processes.stop(process)
 
 
-def wait_for(what: str, found: Callable[[], object], seconds: float = 120) -> object:
+def piece_of(run: dg.DagsterRun) -> str:
+    return run.tags["avesa/piece"].partition(".")[0]
+
+
+def wait_for(what: str, found: Callable[[], T], seconds: float = 180) -> T:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         result = found()
@@ -51,36 +59,33 @@ def test_a_killed_worker_is_retried_resumes_and_nothing_is_lost_or_doubled(
                     dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]), limit=5
                 )
             for run in runs:
-                root = run.tags.get("dagster/root_run_id", run.run_id)
-                if root in killed:
+                if run.run_id in killed:
                     continue
                 with dg.DagsterInstance.get() as instance:
                     process = processes.worker_of(instance, run)
                 if process is not None:
                     time.sleep(0.4 * len(killed))
                     os.kill(process.pid, signal.SIGKILL)
-                    killed.add(root)
+                    killed.add(run.run_id)
                     return True
             return False
 
         for _ in range(KILLS):
             wait_for("a run to kill", kill_one)
 
-        def ended() -> list[dg.DagsterRun]:
-            with dg.DagsterInstance.get() as instance:
-                runs = list(instance.get_runs())
-            retried = {run.tags.get("dagster/root_run_id") for run in runs}
-            done = all(run.is_finished for run in runs) and killed <= retried
-            return runs if done else []
+        def ended() -> list[Job]:
+            jobs = daemon.installation.control.jobs.find("acme")
+            return jobs if all(job.completed_at for job in jobs) else []
 
-        runs = wait_for("the end of all runs", ended)
-        assert isinstance(runs, list)
-        for root in killed:
-            family = [r for r in runs if root in (r.run_id, r.tags.get("dagster/root_run_id"))]
-            assert {run.status for run in family} == {
-                dg.DagsterRunStatus.FAILURE,
-                dg.DagsterRunStatus.SUCCESS,
-            }
+        (job,) = wait_for("the end of the job", ended)
+        assert job.status is JobStatus.COMPLETED
+        with dg.DagsterInstance.get() as instance:
+            runs = list(instance.get_runs(dg.RunsFilter(tags={"avesa/job": job.job_id})))
+        dead = [run for run in runs if run.run_id in killed]
+        assert FAILURE in {run.status for run in dead}
+        for run in dead:
+            family = [other for other in runs if piece_of(other) == piece_of(run)]
+            assert family[0].status is SUCCESS, "the newest launch of the piece"
         reader = daemon.installation.reader()
         for table in ("tickets", "time_entries", "companies", "contacts"):
             truth = simulator.control("truth_current", table=table)["records"]

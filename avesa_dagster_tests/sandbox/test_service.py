@@ -213,9 +213,9 @@ def test_the_limit_refuses_the_excess_in_both_shapes(client: Client) -> None:
     answers = [client.get("system/info") for _ in range(9)]
     assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 4
     assert all(50 < int(answer.headers["Retry-After"]) <= 60 for answer in answers[5:])
-    assert answers[5].json()["error"] == "ConnectWiseAPI"
-    with pytest.raises(requests.JSONDecodeError):
-        answers[6].json()
+    first, second = sorted(answer.text for answer in answers[5:7])  # in turns, and either first
+    assert first.startswith("<!DOCTYPE html>")
+    assert json.loads(second)["error"] == "ConnectWiseAPI"
     stats = client.simulator.control("stats")
     assert (stats["refused"], stats["max_in_60s"]) == (4, 9)
     assert stats["max_accepted_in_60s_by_credential"].popitem()[1] == 5
@@ -321,15 +321,6 @@ def test_control_needs_its_token_and_explains_mistakes(simulator: Simulator) -> 
         simulator.control("mutate", table="nonsense", count=1)
     with pytest.raises(SimulatorError, match="no fault of kind"):
         simulator.control("hostility", faults=[{"kind": "gremlins"}])
-
-
-def test_a_reset_of_a_small_world_is_quick(simulator: Simulator) -> None:
-    durations = []
-    for _ in range(5):
-        began = time.perf_counter()
-        simulator.control("reset", now=NOW)
-        durations.append(time.perf_counter() - began)
-    assert min(durations) < 0.1
 
 
 def test_many_connections_at_once(client: Client) -> None:
