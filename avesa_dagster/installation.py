@@ -10,6 +10,7 @@ from functools import cached_property
 
 from avesa_dagster.backfill.estimate import Estimate, Estimator
 from avesa_dagster.backfill.jobs import Backfills
+from avesa_dagster.backfill.overhead import slowness
 from avesa_dagster.catalog import grain
 from avesa_dagster.catalog.load import load_catalog
 from avesa_dagster.catalog.models import Catalog
@@ -30,6 +31,9 @@ from avesa_dagster.sources.budget import SqliteBudget
 from avesa_dagster.sources.http import Allowance, Retrying
 from avesa_dagster.sources.registry import source_module
 from avesa_dagster.watch.metrics import Meter
+
+_LEARNT_FROM = 20
+"""The newest jobs, of which an estimate takes how long runs last on this machine."""
 
 
 def utc_now() -> datetime:
@@ -123,6 +127,11 @@ class Installation:
                 limit=use.limit,
                 free=use.limit - use.used,
                 wait=self.backfills.seconds_until(job),
+                slowness=slowness(
+                    self.control.jobs.find(limit=_LEARNT_FROM),
+                    self.control.processing.of_job,
+                    self.catalog,
+                ),
             )
             return estimator.estimate(job, report)
         finally:
@@ -140,11 +149,13 @@ class Installation:
         values = self.secrets.get(connection.tenant, connection.service)
         return self.open_with(connection, values, live=live, cancelled=cancelled)
 
-    def open_once(self, connection: TenantService) -> Callable[[], Source]:
+    def open_once(
+        self, connection: TenantService, cancelled: Cancelled = lambda: False
+    ) -> Callable[[], Source]:
         """What opens a source that tries each request once: for probes, which must not last."""
         values = self.secrets.get(connection.tenant, connection.service)
         once = replace(self.retrying, attempts=1)
-        return self.open_with(connection, values, live=True, cancelled=lambda: False, retrying=once)
+        return self.open_with(connection, values, live=True, cancelled=cancelled, retrying=once)
 
     def open_with(
         self,

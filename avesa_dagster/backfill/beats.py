@@ -59,6 +59,11 @@ class Beating:
                 requests=progress.requests,
             )
 
+    def say(self, extra: dict[str, str]) -> None:
+        """Keeps what else the run says; the next beat stores it."""
+        with self._lock:
+            self.row = replace(self.row, extra=extra)
+
     def beat(self) -> None:
         """Stores the row."""
         with self._lock:

@@ -247,24 +247,32 @@ class SqliteAlarms:
             for key, tenant, text, since, said in rows
         ]
 
-    def put(self, alarm: Alarm) -> None:
-        """See Alarms.put. Replaces what was there.
+    def put(self, *alarms: Alarm) -> None:
+        """See Alarms.put.
 
         Raises:
             ConfigurationError: A time has no zone.
             StoreError: The file cannot be written.
         """
-        row = (alarm.key, alarm.tenant, _text(alarm.text), to_micros(alarm.since))
-        with self._database.write() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO Alarms VALUES (?, ?, ?, ?, ?)",
-                (*row, _optional_micros(alarm.said_at)),
+        rows = [
+            (
+                alarm.key,
+                alarm.tenant,
+                _text(alarm.text),
+                to_micros(alarm.since),
+                _optional_micros(alarm.said_at),
             )
+            for alarm in alarms
+        ]
+        if rows:
+            with self._database.write() as connection:
+                connection.executemany("INSERT OR REPLACE INTO Alarms VALUES (?, ?, ?, ?, ?)", rows)
 
-    def remove(self, key: str) -> None:
-        """See Alarms.remove. Does nothing if there is none."""
-        with self._database.write() as connection:
-            connection.execute("DELETE FROM Alarms WHERE key = ?", (key,))
+    def remove(self, *keys: str) -> None:
+        """See Alarms.remove."""
+        if keys:
+            with self._database.write() as connection:
+                connection.executemany("DELETE FROM Alarms WHERE key = ?", [(k,) for k in keys])
 
     def forget(self, tenant: str) -> int:
         """See Alarms.forget. Returns how many rows were removed."""

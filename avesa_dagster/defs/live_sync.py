@@ -6,8 +6,10 @@ from dataclasses import replace
 import dagster as dg
 
 from avesa_dagster.control.base import TenantService
+from avesa_dagster.defs import tags
 from avesa_dagster.defs.launches import sync_launches
 from avesa_dagster.defs.resources import AvesaResource
+from avesa_dagster.extract.request import Mode
 
 _ALL_ASSETS = "__ASSET_JOB"
 """Dagster's implicit job over all assets. A schedule with a target must have one partitions
@@ -75,6 +77,8 @@ def _requests(
     installation = avesa.installation()
     now = installation.clock()
     suspended = {(b.tenant, b.service) for b in installation.control.breakers.all() if b.opened_at}
+    queued = dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])
+    waiting = {(r.tags.get(tags.LANE), tags.mode_of(r)) for r in context.instance.get_runs(queued)}
     for row in installation.control.registry.all():
         held = loaded.get((row.tenant, row.service))
         if held is None or not row.enabled or (row.tenant, row.service) in suspended:
@@ -85,4 +89,6 @@ def _requests(
             f"-{connection.tenant}-{connection.service}"
         )
         for launch in sync_launches(installation.extractor, connection, now, full=full, name=name):
-            yield launch.request()
+            same = (launch.tags[tags.LANE], Mode(launch.tags[tags.MODE]))
+            if same not in waiting:  # else the one before has not begun, and will fetch this too
+                yield launch.request()

@@ -69,7 +69,7 @@ def _record(
         from_failure=False,
         tags={k: v for k, v in run.tags.items() if k in (tags.JOB, tags.TENANT, tags.SERVICE)},
         backfill_timestamp=began,
-        asset_selection=sorted(run.asset_selection or ()),
+        asset_selection=sorted(key for key in run.asset_selection or () if graph.has(key)),
         title=f"{job.tenant} {job.service}: {piece.first} to {piece.last} (job {job.job_id})",
         asset_backfill_data=AssetBackfillData(
             target_subset=target,
@@ -92,6 +92,8 @@ def _target(
     parts: dict[dg.AssetKey, PartitionsSubset] = {}
     stretch = dg.PartitionKeyRange(piece.first, piece.last)
     for key in run.asset_selection or ():
+        if not graph.has(key):
+            continue  # switched off since
         windows = graph.get(key).partitions_def
         if windows is None:
             whole.add(key)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -28,6 +29,10 @@ from avesa_dagster.watch.recipients import notifiers
 
 _PROBES = 8
 """Suspended services that one tick probes, all at once: a probe takes one request's timeout."""
+_PROBE_SECONDS = 10.0
+"""So long a probe waits for its turn in the budget, which the service may have paused."""
+_ONBOARDING = timedelta(minutes=30)
+"""A connection younger than this is the onboarding sensor's."""
 
 
 def upkeep_sensor(rows: Sequence[TenantService]) -> dg.SensorDefinition:
@@ -46,15 +51,26 @@ def upkeep_sensor(rows: Sequence[TenantService]) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         installation = avesa.installation()
         now = installation.clock()
-        probe_suspended(installation, rows)
-        jobs = fill_holes(installation, now)
-        alert(installation, now)
-        clean(installation, now)
+        jobs: list[Job] = []
+        failures = []
+        steps: tuple[Callable[[], None], ...] = (
+            lambda: probe_suspended(installation, rows),
+            lambda: jobs.extend(fill_holes(installation, now)),
+            lambda: alert(installation, now),
+            lambda: clean(installation, now),
+        )
+        for step in steps:
+            try:
+                step()
+            except AvesaError as error:  # one tenant's mistake must not keep the alerts back
+                context.log.error(str(error))
+                failures.append(str(error))
         known: dict[str, str] = json.loads(context.cursor or "{}")
         breakers = {(b.tenant, b.service): b for b in installation.control.breakers.all()}
         events = list(_breaker_events(rows, breakers, known))
         states = {f"{b.tenant}/{b.service}": b.state.value for b in breakers.values()}
         said = f"started {', '.join(job.job_id for job in jobs)}" if jobs else "nothing is missing"
+        said = "; ".join([said, *failures])
         return dg.SensorResult(
             asset_events=events,
             cursor=json.dumps(states, sort_keys=True),
@@ -68,9 +84,10 @@ def probe_suspended(installation: Installation, rows: Sequence[TenantService]) -
     """Asks the services whose breaker is open and whose time has come, once each."""
     now = installation.clock()
     connected = {(row.tenant, row.service): row for row in rows if row.tables}
+    breakers = sorted(installation.control.breakers.all(), key=lambda b: b.probe_at or now)
     due = [
         connected[breaker.tenant, breaker.service]
-        for breaker in installation.control.breakers.all()
+        for breaker in breakers
         if breaker.state is not BreakerState.CLOSED
         and (breaker.tenant, breaker.service) in connected
         and (breaker.probe_at is None or breaker.probe_at <= now)
@@ -81,10 +98,11 @@ def probe_suspended(installation: Installation, rows: Sequence[TenantService]) -
 
 def _probe(installation: Installation, loaded: TenantService) -> None:
     row = installation.control.registry.get(loaded.tenant, loaded.service)
-    if row is None or not row.enabled:
+    if row is None or not row.enabled or not row.tables:
         return
+    deadline = time.monotonic() + _PROBE_SECONDS
     with suppress(AvesaError):  # what went wrong stands in the breaker
-        open_source = installation.open_once(row)
+        open_source = installation.open_once(row, lambda: time.monotonic() > deadline)
         installation.extractor.guard(row.tenant, row.service, row.tables[0], open_source).admit()
 
 
@@ -96,7 +114,7 @@ def fill_holes(installation: Installation, now: datetime) -> list[Job]:
         if not row.enabled or not row.tables or not installation.settings.holds(row.tenant):
             continue
         jobs = control.jobs.find(row.tenant, row.service)
-        if not jobs:
+        if not jobs and now - row.updated_at < _ONBOARDING:
             continue  # the onboarding sensor starts the first
         holes = connection_holes(row, catalog, control.ledger, control.watermarks, now)
         stretches = fillable(holes, jobs, catalog.backfill.upkeep, now)

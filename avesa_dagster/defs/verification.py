@@ -1,11 +1,11 @@
 """Comparing tenants with their services on a schedule, slowly, and repairing what disagrees."""
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from avesa_dagster.backfill.beats import STALE, Stopping, beating
 from avesa_dagster.control.base import TenantService
@@ -13,7 +13,7 @@ from avesa_dagster.control.jobs import Processing
 from avesa_dagster.defs import tags
 from avesa_dagster.defs.resources import AvesaResource
 from avesa_dagster.defs.shared import failing_clearly
-from avesa_dagster.errors import Stopped
+from avesa_dagster.errors import DataError, PermissionRefused, Stopped
 from avesa_dagster.extract.verifier import Verifier
 from avesa_dagster.extract.verify import Verified
 from avesa_dagster.installation import Installation
@@ -43,13 +43,30 @@ def compare(context: dg.OpExecutionContext, config: Whose, avesa: AvesaResource)
     with failing_clearly():
         verifier = Verifier(installation.extractor)
         connection = verifier.connection(config.tenant, config.service)
+        failures = []
         for table in connection.tables:
-            for verified in _table(context, installation, verifier, connection, table):
-                word = "agrees" if verified.agrees else _disagreement(verified) or "was not settled"
-                context.log.info(
-                    f"{config.tenant} {config.service} {table}: {word}, back to "
-                    f"{verified.reached:%Y-%m-%d}, {verified.requests} requests"
-                )
+            try:
+                _compared(context, installation, verifier, connection, table)
+            except (DataError, PermissionRefused) as error:  # of this table; the others go on
+                context.log.error(f"{table} could not be compared: {error}")
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+
+def _compared(
+    context: dg.OpExecutionContext,
+    installation: Installation,
+    verifier: Verifier,
+    connection: TenantService,
+    table: str,
+) -> None:
+    for verified in _table(context, installation, verifier, connection, table):
+        word = "agrees" if verified.agrees else _disagreement(verified) or "was not settled"
+        context.log.info(
+            f"{connection.tenant} {connection.service} {table}: {word}, back to "
+            f"{verified.reached:%Y-%m-%d}, {verified.requests} requests"
+        )
 
 
 @dg.job(
@@ -77,9 +94,15 @@ def verification_sensor(rows: Sequence[TenantService]) -> dg.SensorDefinition:
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         installation = avesa.installation()
         due = due_for_verification(installation, rows, installation.clock())
+        unfinished = dg.RunsFilter(job_name=verify_job.name, statuses=NOT_FINISHED_STATUSES)
+        asked = {
+            (run.tags.get(tags.TENANT), run.tags.get(tags.SERVICE))
+            for run in context.instance.get_runs(unfinished)
+        }
+        due = [(row, name) for row, name in due if (row.tenant, row.service) not in asked]
         if not due:
             yield dg.SkipReason("no comparison is due")
-        for row, name in due[:_MOST_REQUESTS]:
+        for row, name in due[: max(0, _MOST_REQUESTS - len(asked))]:
             yield dg.RunRequest(
                 run_key=name,
                 run_config={
@@ -90,7 +113,7 @@ def verification_sensor(rows: Sequence[TenantService]) -> dg.SensorDefinition:
                 tags={
                     tags.TENANT: row.tenant,
                     tags.SERVICE: row.service,
-                    tags.LANE: f"verify/{row.tenant}/{row.service}",
+                    tags.LANE: "verify",  # one at a time: the live sync needs the places
                 },
             )
 
@@ -100,7 +123,10 @@ def verification_sensor(rows: Sequence[TenantService]) -> dg.SensorDefinition:
 def due_for_verification(
     installation: Installation, rows: Sequence[TenantService], now: datetime
 ) -> list[tuple[TenantService, str]]:
-    """The connections whose turn it is, those waiting longest first, each with a run key."""
+    """The connections whose turn it is, those waiting longest first, each with a run key.
+
+    One that died before it said anything is asked for again under another key an hour later.
+    """
     control = installation.control
     hours = installation.catalog.backfill.upkeep.verify_hours
     if not hours:
@@ -120,7 +146,7 @@ def due_for_verification(
         before = last.get(place)
         if before is None or now - before >= timedelta(hours=hours):
             since = before or current.connected_at
-            due.append((since, row, f"verify-{row.tenant}-{row.service}-{since:%Y%m%dT%H%M%S}"))
+            due.append((since, row, f"verify-{row.tenant}-{row.service}-{now:%Y%m%dT%H}"))
     return [(row, name) for _, row, name in sorted(due, key=lambda item: (item[0], item[2]))]
 
 
@@ -136,8 +162,9 @@ def _table(
     now = installation.clock()
     place = (connection.tenant, connection.service, table)
     lane = f"verify/{'/'.join(place)}"
-    before = {row.lane: row for row in installation.control.processing.latest("verify")}
-    row = Processing(context.run_id, *place, lane, "verify", now, now)
+    rows = {row.lane: row for row in installation.control.processing.latest("verify")}
+    before = rows[lane].extra if lane in rows else {}
+    row = Processing(context.run_id, *place, lane, "verify", now, now, extra=before)
     stopping = Stopping(
         lambda: installation.backfills.stop_reason(None, connection.tenant, connection.service)
     )
@@ -146,7 +173,8 @@ def _table(
     )
     paced = _Paced(stopping, settings.verify_budget_share * limit / 60)
     days = timedelta(days=settings.verify_days)
-    newest = max(connection.history_start, now - days)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    newest = max(connection.history_start, today - days)
     table_ = installation.control.processing
     with beating(
         table_,
@@ -156,33 +184,60 @@ def _table(
         lambda holder: None,
         lambda holder: holder.beat_at < installation.clock() - STALE,
     ) as alive:
-        older_end = _older_end(before.get(lane), newest, connection)
-        stretches = [(newest, None), (max(connection.history_start, older_end - days), older_end)]
-        disagrees = []
-        for start, end in stretches:
-            if end is not None and start >= end:
-                continue
-            verified = verifier.verify(connection, table, start=start, end=end, cancelled=paced)
+        older_end = _older_end(before, newest, connection)
+        older_start = max(connection.history_start, older_end - days)
+        older = Window(older_start, older_end)
+        comparisons: list[tuple[datetime | None, datetime | None, list[Window] | None]]
+        comparisons = [(newest, None, None)]
+        if older_start < older_end:
+            comparisons.append((older_start, older_end, None))
+        if again := _again(before, newest, older):
+            comparisons.append((None, None, again))
+        disagrees: list[str] = []
+        bad: list[Window] = []
+        suspect: list[Window] = []
+        for start, end, only in comparisons:
+            verified = verifier.verify(
+                connection, table, start=start, end=end, only=only, cancelled=paced
+            )
             if stopping.reason:
                 raise Stopped(stopping.reason)
             yield verified
-            disagrees += [text for text in [_disagreement(verified)] if text]
-            if verified.bad:
-                bad: list[Window] = verifier.to_fetch(connection, verified)
-                job = installation.backfills.repair(*place[:2], {table: bad})
-                context.log.warning(f"job {job.job_id} fetches {len(bad)} window(s) again")
-        extra = {"reached": stretches[1][0].isoformat()}
+            if text := _disagreement(verified):
+                disagrees.append(text)
+                suspect += only or ([] if end is None else [older])
+            bad += verifier.to_fetch(connection, verified)
+        if bad:
+            job = installation.backfills.repair(*place[:2], {table: bad})
+            context.log.warning(f"job {job.job_id} fetches {len(bad)} window(s) again")
+        extra = {"reached": older_start.isoformat()}
         if disagrees:
             extra["disagrees"] = "; ".join(disagrees)
-        alive.row = replace(alive.row, extra=extra)
+            extra["again"] = _written(suspect)
+        alive.say(extra)
 
 
-def _older_end(before: Processing | None, newest: datetime, connection: TenantService) -> datetime:
+def _older_end(before: Mapping[str, str], newest: datetime, connection: TenantService) -> datetime:
     """Where the stretch of older days ends this time: where it began last time, or at the top."""
-    if before is None or "reached" not in before.extra:
+    if "reached" not in before:
         return newest
-    reached = datetime.fromisoformat(before.extra["reached"])
+    reached = datetime.fromisoformat(before["reached"])
     return newest if reached <= connection.history_start else min(newest, reached)
+
+
+def _again(before: Mapping[str, str], newest: datetime, older: Window) -> list[Window]:
+    """What disagreed last time and is not compared anyway: an alarm is over when this agrees."""
+    pairs = (part.split("/") for part in before.get("again", "").split() if "/" in part)
+    held = [Window(datetime.fromisoformat(a), datetime.fromisoformat(b)) for a, b in pairs]
+    return [
+        window
+        for window in held
+        if window.start < newest and not (older.start <= window.start and window.end <= older.end)
+    ]
+
+
+def _written(windows: Sequence[Window]) -> str:
+    return " ".join(f"{window.start.isoformat()}/{window.end.isoformat()}" for window in windows)
 
 
 def _disagreement(verified: Verified) -> str:

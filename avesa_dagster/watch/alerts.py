@@ -72,10 +72,13 @@ def settle(
     """
     wrong = {finding.key: finding for finding in found}
     rows = {alarm.key: alarm for alarm in alarms.all()}
-    for finding in wrong.values():
-        if finding.key not in rows:
-            rows[finding.key] = Alarm(finding.key, finding.tenant, finding.text, now)
-            alarms.put(rows[finding.key])
+    new = {
+        finding.key: Alarm(finding.key, finding.tenant, finding.text, now)
+        for finding in wrong.values()
+        if finding.key not in rows
+    }
+    rows |= new
+    alarms.put(*new.values())
     failures = {}
     for notifier in notifiers:
         failure = _tell(notifier, wrong, rows, alarms, now)
@@ -102,8 +105,7 @@ def _tell(
             notifier.send(_message(batch))
         except AvesaError as error:
             return error
-        for news in batch:
-            _remember(news, notifier.name, rows, alarms, now)
+        _remember(batch, notifier.name, rows, alarms, now)
     return None
 
 
@@ -141,25 +143,29 @@ def _message(batch: list[_News]) -> Message:
 
 
 def _remember(
-    news: _News, name: str, rows: dict[str, Alarm], alarms: Alarms, now: datetime
+    batch: Sequence[_News], name: str, rows: dict[str, Alarm], alarms: Alarms, now: datetime
 ) -> None:
-    told = _told(news.alarm.key, name)
-    if news.finding is None:
-        alarms.remove(told)
+    over = [_told(news.alarm.key, name) for news in batch if news.finding is None]
+    said: dict[str, Alarm] = {}
+    for news in batch:
+        if news.finding is None:
+            continue
+        if rows[news.alarm.key].said_at is None:
+            said[news.alarm.key] = replace(news.alarm, said_at=now)
+        told = _told(news.alarm.key, name)
+        said[told] = replace(news.alarm, key=told, said_at=now)
+    alarms.remove(*over)
+    for told in over:
         del rows[told]
-        return
-    if rows[news.alarm.key].said_at is None:
-        rows[news.alarm.key] = replace(news.alarm, said_at=now)
-        alarms.put(rows[news.alarm.key])
-    rows[told] = replace(news.alarm, key=told, said_at=now)
-    alarms.put(rows[told])
+    alarms.put(*said.values())
+    rows |= said
 
 
 def _forget_what_is_over(
     wrong: dict[str, Finding], rows: dict[str, Alarm], alarms: Alarms, names: set[str]
 ) -> None:
     """Removes alarms of which nobody is left to be told that they are over."""
-    waiting = set()
+    waiting, gone = set(), list[str]()
     for row in list(rows):
         key, separator, name = row.partition(_SEPARATOR)
         if not separator or key in wrong:
@@ -167,10 +173,11 @@ def _forget_what_is_over(
         if name in names:
             waiting.add(key)
         else:
-            alarms.remove(row)
+            gone.append(row)
     for key in rows:
         if _SEPARATOR not in key and key not in wrong and key not in waiting:
-            alarms.remove(key)
+            gone.append(key)
+    alarms.remove(*gone)
 
 
 def _told(key: str, name: str) -> str:

@@ -218,13 +218,13 @@ def test_a_crash_anywhere_repeats_at_most_one_message(wrong: list[set[int]], die
     left = dies
 
     class Fragile(SqliteAlarms):
-        def put(self, alarm: Alarm) -> None:
+        def put(self, *alarms: Alarm) -> None:
             self.survive()
-            super().put(alarm)
+            super().put(*alarms)
 
-        def remove(self, key: str) -> None:
+        def remove(self, *keys: str) -> None:
             self.survive()
-            super().remove(key)
+            super().remove(*keys)
 
         def survive(self) -> None:
             nonlocal left
