@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.control.base import Chunk
+from avesa_dagster.errors import RetriableError, Suspended
 from avesa_dagster.extract.request import Mode, Request
 from avesa_dagster.extract.sizing import Count, Sizes, by_calendar, by_volume
 from avesa_dagster.sources.base import Window
@@ -63,7 +64,12 @@ def _sized(
     stretches: Sequence[tuple[Partition, Window]], sizes: Sizes, count: Count | None
 ) -> list[tuple[Partition, Window]]:
     if count is not None:
-        return [(sized.partition, sized.window) for sized in by_volume(stretches, sizes, count)]
+        try:
+            return [(sized.partition, sized.window) for sized in by_volume(stretches, sizes, count)]
+        except Suspended:
+            raise
+        except RetriableError:
+            pass  # one window that cannot be counted must not keep the others back
     return [
         (partition, part)
         for partition, window in stretches

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from avesa_dagster.catalog import grain
 from avesa_dagster.catalog.models import Grain
+from avesa_dagster.errors import RetriableError, Suspended
 from avesa_dagster.extract.planner import WHOLE, plan
 from avesa_dagster.extract.request import Mode, Request
 from avesa_dagster.extract.sizing import Sizes
@@ -122,3 +124,23 @@ def _disjoint(wanted: list[tuple[int, int]]) -> list[Window]:
         if not windows or begin >= windows[-1].end:
             windows.append(Window(begin, end))
     return windows
+
+
+def test_a_window_that_cannot_be_counted_keeps_no_other_back() -> None:
+    request = _request(Grain.MONTHLY, FIRST, FIRST + timedelta(days=89), Mode.BACKFILL)
+    sizes = Sizes(10, page_size=1000, max_records=50_000)
+
+    def count(window: Window) -> int:
+        if window.start <= FIRST + timedelta(days=40) < window.end and window.end < request.end:
+            raise RetriableError("no answer to a count of February")
+        return 100_000
+
+    by_calendar = plan(request, upper=request.end, sync_from=None, sizes=sizes, whole=False)
+    chunks = plan(request, upper=request.end, sync_from=None, sizes=sizes, count=count, whole=False)
+    assert chunks == by_calendar
+
+    def suspended(window: Window) -> int:
+        raise Suspended("the breaker is open")
+
+    with pytest.raises(Suspended):
+        plan(request, upper=request.end, sync_from=None, sizes=sizes, count=suspended, whole=False)
