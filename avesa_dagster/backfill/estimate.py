@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
+from avesa_dagster.backfill.overhead import LOOK_SECONDS, run_seconds
 from avesa_dagster.backfill.span import job_partitions
 from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.catalog.models import BackfillSettings, Catalog
@@ -18,10 +19,12 @@ from avesa_dagster.extract.proof import SEGMENT_ROWS
 from avesa_dagster.extract.sizing import Sized, Sizes, by_volume
 from avesa_dagster.sources.base import Source, Span, Window
 
-_RUN_SECONDS = 12.0
-"""From a piece's turn to its first request, and from its last to its end: measured, 2 cores."""
+RUN_SECONDS = 12.0
+"""About what a run takes beside fetching, for whoever needs no better figure."""
 _RECORDS_PER_SECOND = 20_000
 """How fast records become raw and canonical tables, beside the waiting for the service."""
+_TABLE_SECONDS = 0.5
+"""Opening a source and asking the ledger, a run and table."""
 _BURST = 0.25
 """Share of the budget that an idle one grants at once (sources/budget.py)."""
 
@@ -63,12 +66,14 @@ class Estimate:
         asked: Requests that the estimate itself spent.
         latency: Seconds that one took, in the middle.
         wait: Seconds before its turn, by what else is under way.
+        looks: Seconds until the sensor notices the job, and in the end that its runs have ended.
     """
 
     pieces: tuple[PlannedPiece, ...]
     asked: int
     latency: float
     wait: float
+    looks: float = 0.0
 
     @property
     def chunks(self) -> int:
@@ -85,7 +90,7 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """From its turn to its end."""
-        return sum(piece.seconds for piece in self.pieces)
+        return self.looks + sum(piece.seconds for piece in self.pieces)
 
     def ends_at(self, now: datetime) -> datetime:
         return now + timedelta(seconds=self.wait + self.seconds)
@@ -99,6 +104,7 @@ class Estimator:
         limit: Requests a minute.
         free: Requests that the budget grants at once at present.
         wait: Seconds before the job's turn.
+        slowness: Of this machine, see `overhead`.
     """
 
     def __init__(
@@ -110,6 +116,7 @@ class Estimator:
         limit: int,
         free: int,
         wait: float,
+        slowness: float = 1.0,
     ) -> None:
         self._catalog = catalog
         self._source = source
@@ -117,6 +124,7 @@ class Estimator:
         self._limit = limit
         self._free = min(free, math.ceil(limit * _BURST))
         self._wait = wait
+        self._slowness = slowness
         self._took: list[float] = []
 
     def estimate(self, job: Job, report: Callable[[str], None]) -> Estimate:
@@ -147,9 +155,10 @@ class Estimator:
         free = float(self._free)
         for piece in job.pieces:
             planned = self._piece(job, piece, known, whole, upper)
-            seconds, free = self._seconds(job, planned, latency, free)
+            seconds, free = self._seconds(job, piece, planned, latency, free)
             pieces.append(PlannedPiece(piece, planned[0], planned[1], seconds))
-        return Estimate(tuple(pieces), asked, latency, self._wait)
+        looks = LOOK_SECONDS * self._slowness
+        return Estimate(tuple(pieces), asked, latency, self._wait, looks)
 
     def _count(self, table: str, window: Window | None) -> int:
         began = time.monotonic()
@@ -190,6 +199,7 @@ class Estimator:
     def _seconds(
         self,
         job: Job,
+        piece: Piece,
         planned: tuple[tuple[PlannedChunk, ...], int],
         latency: float,
         free: float,
@@ -205,12 +215,16 @@ class Estimator:
         a_second = self._limit / 60
         paced = max(0.0, requests - free) / a_second
         fetching = max(waiting, paced)
-        working = sum(chunk.records for chunk in chunks) / _RECORDS_PER_SECOND
+        fetching += sum(chunk.records for chunk in chunks) / _RECORDS_PER_SECOND
+        partitions = sum(_within(p, piece) for p in job_partitions(job, self._catalog))
+        beside = self._slowness * (
+            run_seconds(len(piece.tables), partitions) + _TABLE_SECONDS * len(piece.tables)
+        )
         free = min(
             math.ceil(self._limit * _BURST),
-            max(0.0, free - requests) + (fetching - paced + _RUN_SECONDS) * a_second,
+            max(0.0, free - requests) + (fetching - paced + beside) * a_second,
         )
-        return _RUN_SECONDS + fetching + working, free
+        return beside + fetching, free
 
     def _stretches(
         self, job: Job, table: str, parts: Sequence[Partition], upper: datetime

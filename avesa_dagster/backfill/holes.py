@@ -19,6 +19,8 @@ def fillable(
 
     Not those that an unfinished job is going to fill, nor those of a job that somebody cancelled,
     nor those that could not be filled a short while ago: the wait doubles each time, up to a day.
+    Nor one that began less than `hole_minutes` ago: else, where a table's watermark stays behind,
+    each look would start a job for the minute since the last one.
 
     Args:
         holes: table -> its holes.
@@ -35,6 +37,8 @@ def fillable(
 def _left_alone(
     table: str, hole: Window, jobs: Sequence[Job], upkeep: Upkeep, now: datetime
 ) -> bool:
+    if hole.start > now - timedelta(minutes=upkeep.hole_minutes):
+        return True
     touching = [job for job in jobs if _touches(job, table, hole)]
     if any(job.status in UNFINISHED for job in touching):
         return True

@@ -83,10 +83,12 @@ class Backfills:
             ConfigurationError: The wish cannot be; nothing was made.
         """
         job = self.plan(wish)
-        for other in self.jobs.find(job.tenant, job.service, statuses=UNFINISHED):
-            if other.job_id != job.job_id and _fetches_all_of(other, job):
-                return other, True
-        return self.jobs.create(job), False
+
+        def joins(other: Job) -> bool:
+            return other.job_id != job.job_id and _fetches_all_of(other, job)
+
+        stored = self.jobs.create(job, joins=joins)
+        return stored, stored.job_id != job.job_id
 
     def plan(self, wish: Wish) -> Job:
         """The job that a wish would make.
@@ -202,9 +204,7 @@ class Backfills:
 
     def pause(self, job_id: str, note: str = "") -> Job:
         """Stops fetching within seconds; `resume` goes on."""
-        return self._turn(
-            job_id, ACTIVE, JobStatus.PAUSED, "only one that is under way can be", note=note
-        )
+        return self._turn(job_id, ACTIVE, JobStatus.PAUSED, "paused", note=note)
 
     def disabled(self, connection: TenantService) -> None:
         """Pauses the jobs of a connection that was disabled."""
@@ -218,27 +218,15 @@ class Backfills:
 
     def resume(self, job_id: str) -> Job:
         """Goes on with what is not finished."""
-        return self._turn(
-            job_id,
-            {JobStatus.PAUSED},
-            JobStatus.PENDING,
-            "only a paused one can be; avesa retry takes up one that ended",
-        )
+        return self._turn(job_id, {JobStatus.PAUSED}, JobStatus.PENDING, "resumed")
 
     def cancel(self, job_id: str, note: str = "") -> Job:
         """Ends it within seconds; what is done stays."""
-        return self._turn(
-            job_id, UNFINISHED, JobStatus.CANCELLED, "it has ended already", note=note
-        )
+        return self._turn(job_id, UNFINISHED, JobStatus.CANCELLED, "cancelled", note=note)
 
     def retry(self, job_id: str) -> Job:
         """Takes up a job that ended before everything was fetched: just what is missing."""
-        return self._turn(
-            job_id,
-            set(_RETRIED),
-            JobStatus.PENDING,
-            "only one that failed, was cancelled or ended with errors can be",
-        )
+        return self._turn(job_id, set(_RETRIED), JobStatus.PENDING, "retried")
 
     def get(self, job_id: str) -> Job:
         """Raises ConfigurationError if there is no such job."""
@@ -410,7 +398,7 @@ class Backfills:
         job_id: str,
         allowed: Iterable[JobStatus],
         status: JobStatus,
-        otherwise: str,
+        turned: str,
         *,
         note: str = "",
     ) -> Job:
@@ -421,8 +409,9 @@ class Backfills:
         def change(job: Job) -> Job:
             if job.status not in allowed:
                 raise ConfigurationError(
-                    f"job {job_id} is {job.status.value}: {otherwise}",
+                    f"job {job_id} is {job.status.value} and cannot be {turned}",
                     where=Where(job.tenant, job.service),
+                    hint=_possible(job),
                 )
             return _turned(job, status, note, now)
 
@@ -432,10 +421,22 @@ class Backfills:
         return off_peak_now(job, piece, self.catalog, self.clock())
 
 
+def _possible(job: Job) -> str:
+    """What can be done with a job, in words."""
+    if job.status in ACTIVE:
+        return "it is under way: avesa pause and avesa cancel are possible"
+    if job.status is JobStatus.PAUSED:
+        return "avesa resume goes on with it, avesa cancel ends it"
+    if job.status in _RETRIED:
+        return "avesa retry takes up what of it is missing"
+    return "all of it has arrived; avesa backfill fetches it again"
+
+
 def _turned(job: Job, status: JobStatus, note: str, now: datetime) -> Job:
     if status is not JobStatus.PENDING:
         ended = now if status not in UNFINISHED else None
-        return replace(job, status=status, note=note, completed_at=ended)
+        pieces = tuple(map(_followed, job.pieces))
+        return replace(job, status=status, note=note, completed_at=ended, pieces=pieces)
     pieces = tuple(map(_anew, job.pieces))
     if all(piece.state is PieceState.DONE for piece in pieces):  # and yet something is missing
         pieces = tuple(
@@ -450,6 +451,16 @@ def _turned(job: Job, status: JobStatus, note: str, now: datetime) -> Job:
         started_at=None,
         completed_at=None,
     )
+
+
+def _followed(piece: Piece) -> Piece:
+    """The piece of a job that may not fetch any more: launched until its newest run has ended.
+
+    One that was taken up again and not launched since may still have the run from before.
+    """
+    if piece.state is PieceState.WAITING and piece.attempt:
+        return replace(piece, state=PieceState.LAUNCHED)
+    return piece
 
 
 def _anew(piece: Piece) -> Piece:
@@ -524,5 +535,7 @@ def _check_chunk_size(wish: Wish) -> None:
     days = wish.chunk_size_days
     if days is not None and not 1 <= days <= LONGEST_CHUNK_DAYS:
         raise ConfigurationError(
-            f"a chunk of {days} days", hint=f"1 to {LONGEST_CHUNK_DAYS} are possible"
+            f"a chunk of {days} days is not possible",
+            where=Where(wish.tenant, wish.service),
+            hint=f"--chunk-size-days takes 1 to {LONGEST_CHUNK_DAYS}; nothing was started",
         )

@@ -17,14 +17,13 @@ from avesa_dagster.control.jobs import (
     ACTIVE,
     UNFINISHED,
     Job,
-    JobStatus,
     Piece,
     PieceState,
     Trigger,
 )
 
 _ENDED = 50
-"""Of the jobs that ended, so many of the newest may still have a run that winds down."""
+"""Of so many jobs that ended last it matters when their tenants were served."""
 
 
 class Runs(Protocol):
@@ -59,24 +58,20 @@ def move(
     """
     jobs, now = backfills.jobs, backfills.clock()
     known = {(breaker.tenant, breaker.service): breaker for breaker in breakers}
-    ended = jobs.find(statuses=set(JobStatus) - UNFINISHED, limit=_ENDED)
     lost: list[tuple[Job, Piece]] = []
-    for job in [*jobs.find(statuses=UNFINISHED), *filter(_has_launched, ended)]:
+    for job in [*jobs.find(statuses=UNFINISHED), *jobs.winding_down()]:
         if mine(job.tenant):
             lost += _follow(backfills, runs, job, known.get((job.tenant, job.service)), now)
     unfinished = jobs.find(statuses=UNFINISHED)
     held = {job.job_id: why for job in unfinished if (why := waits(job))}
-    for turn in turns([*unfinished, *ended], known, backfills.catalog, now, held):
+    served = [*unfinished, *jobs.ended(limit=_ENDED)]
+    for turn in turns(served, known, backfills.catalog, now, held):
         if not mine(turn.job.tenant):
             continue
         launched = _launch(backfills, turn, now)
         if launched is not None:
             yield launched
     yield from ((job, piece) for job, piece in lost if not waits(job))
-
-
-def _has_launched(job: Job) -> bool:
-    return any(piece.state is PieceState.LAUNCHED for piece in job.pieces)
 
 
 def _follow(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from avesa_dagster.backfill.estimate import RUN_SECONDS
 from avesa_dagster.backfill.span import job_partitions
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.control.base import Chunk, ChunkState, Ledger
@@ -47,17 +48,52 @@ def counted(job: Job, chunks: Sequence[Chunk], catalog: Catalog) -> Job:
 
 
 def ends_at(job: Job, chunks: Sequence[Chunk], now: datetime) -> datetime | None:
-    """When the job will end at the speed that it had since it was started; None: not known yet."""
-    if job.started_at is None or job.status not in ACTIVE:
+    """When the job will end at the speed at which it fetched since it was started.
+
+    That is what it took while chunks were being fetched, and a fixed time for each run that is
+    still to come: most of a short job's time goes into the start of its runs.
+
+    Returns:
+        None: not known yet, or it does not go on.
+    """
+    since = job.started_at
+    if since is None or job.status not in ACTIVE:
         return None
-    done = sum(
-        chunk.state is ChunkState.COMPLETED
-        and chunk.finished_at is not None
-        and chunk.finished_at >= job.started_at
+    own = [chunk for chunk in chunks if (chunk.finished_at or now) >= since]
+    done = sum(c.state is ChunkState.COMPLETED and c.finished_at is not None for c in own)
+    left = job.total_chunks - job.completed_chunks - job.failed_chunks
+    if not done:
+        return None
+    runs = sum(_is_to_come(piece, own) for piece in job.pieces)
+    return now + _fetching(own, since, now) / done * left + timedelta(seconds=RUN_SECONDS * runs)
+
+
+def _is_to_come(piece: Piece, chunks: Sequence[Chunk]) -> bool:
+    """Whether the piece's run is to be launched, or has not begun any chunk yet."""
+    if piece.state is not PieceState.LAUNCHED or piece.launched_at is None:
+        return piece.state is PieceState.WAITING
+    return not any(
+        chunk.started_at is not None
+        and chunk.started_at >= piece.launched_at
+        and chunk.table in piece.tables
+        and piece.first <= chunk.partition <= piece.last
         for chunk in chunks
     )
-    left = job.total_chunks - job.completed_chunks - job.failed_chunks
-    return now + (now - job.started_at) / done * left if done else None
+
+
+def _fetching(chunks: Sequence[Chunk], since: datetime, now: datetime) -> timedelta:
+    """For how long at least one of the chunks was being fetched."""
+    total, until = timedelta(), since
+    ended = {ChunkState.COMPLETED, ChunkState.FAILED}
+    spans = [
+        (chunk.started_at, (chunk.finished_at or now) if chunk.state in ended else now)
+        for chunk in chunks
+        if chunk.started_at is not None and chunk.state is not ChunkState.PLANNED
+    ]
+    for start, end in sorted(spans):
+        total += max(timedelta(), end - max(start, until))
+        until = max(until, end)
+    return total
 
 
 def _unplanned(job: Job, piece: Piece, chunks: Sequence[Chunk], catalog: Catalog) -> int:

@@ -34,8 +34,8 @@ def turns(
 
     At most `max_jobs` jobs and `max_tenants` tenants fetch at once, one piece a tenant's service.
     Among those that wait, recent months go first, then the tenant that was served longest ago: a
-    large tenant gives way after each piece. Where nobody waits, a job's next piece is launched
-    while the one before is fetched.
+    large tenant gives way after each piece. Where nobody waits for a place, a job's next piece is
+    launched while the one before is fetched.
 
     Args:
         jobs: All that are not finished; of those that ended lately, too, it matters when their
@@ -85,7 +85,7 @@ def turns(
             tenants.add(job.tenant)
             fetching += 1
             found.append(Turn(job, piece))
-    if all(turn.piece is not None for turn in found):
+    if sum(turn.piece is not None for turn in found) == len(ready):  # nobody waits for a place
         found += _ahead([j for j in active if j.job_id not in held], breakers, catalog, now)
     return found
 

@@ -30,29 +30,38 @@ def requested(
     where = Where(connection.tenant, connection.service)
     settings = catalog.settings(connection.tenant, connection.service)
     first = grain.floor(settings.partitions, connection.history_start)
-    until = now if end is None else min(now, _midnight(end) - timedelta(seconds=1))
-    if start is None:
-        back = connection.history_start
-        if end is not None:
-            back = max(back, _midnight(end) - timedelta(days=settings.lookback_days))
-        begin = back
-    else:
-        begin = _midnight(start)
     if start is not None and end is not None and start >= end:
         raise ConfigurationError(
             f"the range is empty: it starts {start} and ends before {end}",
             where=where,
             hint="--end is the first day that is not asked for any more",
         )
-    if begin < first or until < first:
+    grows = "history grows to the left by connecting again with a larger --lookback-days"
+    if end is not None and _midnight(end) <= first:
         raise ConfigurationError(
-            f"the range begins {begin:%Y-%m-%d}, and this history begins {first:%Y-%m-%d}",
+            f"the range ends before {end}, and this history begins {first:%Y-%m-%d}",
             where=where,
-            hint="history grows to the left by connecting again with a larger --lookback-days",
+            hint=grows,
+        )
+    until = now if end is None else min(now, _midnight(end) - timedelta(seconds=1))
+    if start is not None:
+        begin = _midnight(start)
+    elif end is not None:
+        back = min(now, _midnight(end)) - timedelta(days=settings.lookback_days)
+        begin = max(connection.history_start, back)
+    else:
+        begin = connection.history_start
+    if begin < first:
+        raise ConfigurationError(
+            f"the range begins {begin.date()}, and this history begins {first:%Y-%m-%d}",
+            where=where,
+            hint=grows,
         )
     if begin > now:
         raise ConfigurationError(
-            f"the range begins {begin:%Y-%m-%d}, which is in the future", where=where
+            f"the range begins {begin.date()}, which is in the future",
+            where=where,
+            hint=f"it is {now:%Y-%m-%d %H:%M} UTC",
         )
     return tuple(grain.partitions(settings.partitions, begin, until))
 

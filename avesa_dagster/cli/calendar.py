@@ -103,12 +103,19 @@ def print_calendar(title: str, items: Sequence[PartitionCoverage], grain: Grain)
     if needed > console.width:  # goes on in the next line: a sign cut off would hide a hole
         shown.width = needed
     console.print(shown, soft_wrap=True)
-    console.print(
-        Text("  ").join(
-            Text(sign, style).append(f" {calendar.MEANINGS[state]}", "dim")
-            for state, (sign, style) in _SIGNS.items()
-        )
-    )
+    for line in _legend(console.width):
+        console.print(line)
+
+
+def _legend(width: int) -> list[Text]:
+    """What the signs mean, in lines that end between two of them."""
+    lines = [Text()]
+    for state, (sign, style) in _SIGNS.items():
+        meaning = Text(sign, style).append(f" {calendar.MEANINGS[state]}", "dim")
+        if lines[-1] and len(lines[-1]) + 2 + len(meaning) > width:
+            lines.append(Text())
+        lines[-1].append("  " if lines[-1] else "").append_text(meaning)
+    return lines
 
 
 def print_holes(found: Mapping[str, Sequence[Window]]) -> None:

@@ -12,7 +12,7 @@ import click
 from avesa_dagster.catalog.grain import partitions
 from avesa_dagster.cli.output import as_json_option, print_json, print_table
 from avesa_dagster.control.base import TenantService
-from avesa_dagster.control.health import Breaker, BreakerState
+from avesa_dagster.control.health import Breaker
 from avesa_dagster.errors import ConfigurationError
 from avesa_dagster.installation import Installation
 from avesa_dagster.names import checked
@@ -169,8 +169,9 @@ def tenants(refresh: bool, as_json: bool) -> None:
         installation.refresh_snapshot()
     breakers = {(b.tenant, b.service): b for b in installation.control.breakers.all()}
     described = [
-        {**_described(row), "breaker": _breaker(breakers.get((row.tenant, row.service)))}
+        {**_described(row), "breaker": _breaker(breakers.get(whose, Breaker(*whose)))}
         for row in installation.control.registry.all()
+        for whose in [(row.tenant, row.service)]
     ]
     if as_json:
         print_json(described)
@@ -200,9 +201,7 @@ def _state(row: dict[str, Any]) -> str:
     return f"suspended{since}: {breaker['reason']}"
 
 
-def _breaker(breaker: Breaker | None) -> dict[str, Any]:
-    if breaker is None:
-        return {"state": BreakerState.CLOSED.value, "failures": 0, "reason": "", "since": None}
+def _breaker(breaker: Breaker) -> dict[str, Any]:
     return {
         "state": breaker.state.value,
         "failures": breaker.failures,

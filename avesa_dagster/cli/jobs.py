@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import date, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
 from typing import Any
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 
 from avesa_dagster.backfill.estimate import Estimate
 from avesa_dagster.backfill.jobs import Wish
 from avesa_dagster.backfill.progress import counted, ends_at, job_chunks
-from avesa_dagster.cli.output import as_json_option, console, print_json, print_table
-from avesa_dagster.control.base import Chunk, ChunkState
-from avesa_dagster.control.jobs import UNFINISHED, Job, JobStatus, PieceState
+from avesa_dagster.cli.output import as_json_option, console, print_json
+from avesa_dagster.cli.progress import drawn, job_line, print_jobs, print_plan
+from avesa_dagster.control.base import Chunk
+from avesa_dagster.control.jobs import UNFINISHED, Job, JobStatus
 from avesa_dagster.installation import Installation
 from avesa_dagster.names import checked
 
 _LOOK_SECONDS = 1.0
 _SAY_EVERY = 5.0
 """Seconds between two lines where there is no terminal to draw on."""
-_MARKS = {
-    ChunkState.COMPLETED: ("■", "green"),
-    ChunkState.RUNNING: ("◧", "yellow"),
-    ChunkState.FAILED: ("✗", "red"),
-    ChunkState.PLANNED: ("·", "dim"),
-}
 
 
 class Day(click.ParamType):  # type: ignore[type-arg]
@@ -89,7 +82,10 @@ def backfill(
     """
     installation = Installation.from_environment()
     if auto_detect:
-        if tenant or service or tables or start or end:
+        if (
+            any((tenant, service, tables, start, end, at_once, missing))
+            or chunk_size_days is not None
+        ):
             raise click.UsageError("--auto-detect looks at every tenant service by itself.")
         _detect(installation, dry_run=dry_run, wait=wait, as_json=as_json)
         return
@@ -112,7 +108,15 @@ def backfill(
     job, joined = installation.backfills.start(wish)
     if joined and not as_json:
         click.echo(f"Job {job.job_id} fetches all of this already; it was joined.", err=True)
-    _started(installation, [job], wait=wait, as_json=as_json, one=True)
+    [job] = _followed(installation, [job], wait=wait, as_json=as_json)
+    if as_json:
+        print_json({**_described(job), "joined": joined})
+    elif wait:
+        click.echo(job_line(job, (), installation.clock()))
+    else:
+        click.echo(job.job_id)
+        click.echo(f"Follow it: avesa job {job.job_id} --watch", err=True)
+    _fail_unless_complete([job] if wait else [])
 
 
 @click.command(
@@ -138,8 +142,7 @@ def jobs(tenant: str | None, everything: bool, rebuild: bool, as_json: bool) -> 
     if not shown:
         click.echo("There is no job. Start one: avesa backfill TENANT SERVICE")
         return
-    columns = ("job", "tenant", "service", "status", "from", "to", "chunks", "records", "note")
-    print_table(columns, [_row(job) for job in shown])
+    print_jobs(console, shown)
 
 
 @click.command(
@@ -162,7 +165,7 @@ def job(job_id: str, watch: bool, as_json: bool) -> None:
         held, chunks = _live(installation, held)
         print_json(_described(held, chunks, installation.clock()))
     elif not watch:
-        console.print(_drawn(installation, held))
+        console.print(_picture(installation, held, console))
 
 
 def _rebuild(installation: Installation) -> None:
@@ -179,7 +182,8 @@ def _rebuild(installation: Installation) -> None:
 def listed(installation: Installation, tenant: str | None, limit: int | None) -> list[Job]:
     """Jobs, newest first; of those that may be fetching, how far they are now."""
     found = installation.control.jobs.find(tenant, limit=limit)
-    return [_live(installation, job)[0] if job.status in UNFINISHED else job for job in found]
+    running = JobStatus.RUNNING  # of all others, the row is up to date
+    return [_live(installation, job)[0] if job.status is running else job for job in found]
 
 
 def _steering(name: str, help_text: str) -> click.Command:
@@ -213,10 +217,11 @@ def follow(installation: Installation, job: Job, talk: Console) -> Job:
             while True:
                 job = installation.backfills.get(job.job_id)
                 if talk.is_terminal:
-                    live.update(_drawn(installation, job))
+                    live.update(_picture(installation, job, talk))
                 elif time.monotonic() - said > _SAY_EVERY or job.status not in UNFINISHED:
                     said = time.monotonic()
-                    talk.print(_line(*_live(installation, job), installation.clock()))
+                    line = job_line(*_live(installation, job), installation.clock())
+                    talk.print(line, soft_wrap=True, markup=False, highlight=False)
                 if job.status not in UNFINISHED or job.status is JobStatus.PAUSED:
                     return job
                 time.sleep(_LOOK_SECONDS)
@@ -238,24 +243,29 @@ def _detect(installation: Installation, *, dry_run: bool, wait: bool, as_json: b
     if not started and not as_json:
         click.echo("Every tenant service has all of its history.")
         return
-    _started(installation, started, wait=wait, as_json=as_json, one=False)
-
-
-def _started(
-    installation: Installation, jobs: Sequence[Job], *, wait: bool, as_json: bool, one: bool
-) -> None:
-    if wait:
-        talk = Console(stderr=True, quiet=as_json)
-        jobs = [follow(installation, job, talk) for job in jobs]
+    started = _followed(installation, started, wait=wait, as_json=as_json)
     if as_json:
-        described = [_described(job) for job in jobs]
-        print_json(described[0] if one else described)
+        print_json([_described(job) for job in started])
     else:
-        for job in jobs:
-            click.echo(job.job_id if one and not wait else _line(job, (), installation.clock()))
-    if not wait and not as_json:
+        for job in started:
+            click.echo(job_line(job, (), installation.clock()))
+    _fail_unless_complete(started if wait else [])
+
+
+def _followed(
+    installation: Installation, jobs: Sequence[Job], *, wait: bool, as_json: bool
+) -> list[Job]:
+    """The jobs, at their ends if somebody waits for that."""
+    if wait or not as_json:  # who waits has to know why nothing happens, whatever is printed
         _hint_of_daemon(installation, jobs)
-    if wait and any(job.status is not JobStatus.COMPLETED for job in jobs):
+    if not wait:
+        return list(jobs)
+    talk = Console(stderr=True, quiet=as_json)
+    return [follow(installation, job, talk) for job in jobs]
+
+
+def _fail_unless_complete(jobs: Sequence[Job]) -> None:
+    if any(job.status is not JobStatus.COMPLETED for job in jobs):
         raise click.exceptions.Exit(1)
 
 
@@ -277,29 +287,7 @@ def _dry_run(installation: Installation, wish: Wish, as_json: bool) -> None:
     if as_json:
         print_json(_estimated(job, estimate, now))
         return
-    rows = []
-    for planned in estimate.pieces:
-        piece = planned.piece
-        rows.append(
-            (
-                piece.number + 1,
-                ", ".join(piece.tables),
-                f"{piece.first} … {piece.last}",
-                len(planned.chunks),
-                f"{planned.records:,}",
-                f"{planned.requests:,}",
-                _duration(planned.seconds),
-            )
-        )
-    columns = ("run", "tables", "partitions", "chunks", "records", "requests", "takes")
-    print_table(columns, rows, f"{job.tenant} {job.service}: what a backfill would do")
-    waits = f" after waiting {_duration(estimate.wait)}" if estimate.wait else ""
-    console.print(
-        f"\n{estimate.chunks} chunks, {estimate.records:,} records, "
-        f"{estimate.requests:,} requests: about {_duration(estimate.seconds)}{waits}; "
-        f"started now, it would end at {estimate.ends_at(now):%Y-%m-%d %H:%M:%S} UTC. "
-        f"({estimate.asked} requests told this.)"
-    )
+    print_plan(console, job, estimate, now)
 
 
 def _estimated(job: Job, estimate: Estimate, now: datetime) -> dict[str, Any]:
@@ -378,85 +366,6 @@ def _described(
     return said
 
 
-def _row(job: Job) -> tuple[object, ...]:
-    return (
-        job.job_id,
-        job.tenant,
-        job.service,
-        job.status.value,
-        f"{job.start:%Y-%m-%d}",
-        f"{job.end:%Y-%m-%d}",
-        f"{job.completed_chunks} of {job.total_chunks}"
-        + (f", {job.failed_chunks} failed" if job.failed_chunks else ""),
-        f"{job.records:,}",
-        job.note or (job.errors[0].text if job.errors else ""),
-    )
-
-
-def _line(job: Job, chunks: Sequence[Chunk], now: datetime) -> str:
-    ends = ends_at(job, chunks, now)
-    told = f", ends about {ends:%H:%M:%S} UTC" if ends else ""
-    note = f" ({job.note})" if job.note else ""
-    return (
-        f"job {job.job_id}: {job.status.value}{note}, {job.completed_chunks} of "
-        f"{job.total_chunks} chunks, {job.records:,} records, {job.requests:,} requests{told}"
-    )
-
-
-def _drawn(installation: Installation, job: Job) -> RenderableType:
-    """The job as a picture: a bar, and a row a table with a sign a chunk."""
-    now = installation.clock()
+def _picture(installation: Installation, job: Job, talk: Console) -> RenderableType:
     job, chunks = _live(installation, job)
-    share = 100 * job.completed_chunks / max(1, job.total_chunks)
-    bar = Table.grid(padding=(0, 1))
-    bar.add_row(ProgressBar(total=100, completed=share, width=40), f"{share:.0f} %")
-    parts: list[RenderableType] = [_line(job, chunks, now), bar]
-    grid = Table(box=None, header_style="bold")
-    for name in ("table", "newest … oldest", "chunks", "records", "requests"):
-        grid.add_column(name, overflow="fold")
-    for table in job.tables:
-        own = [chunk for chunk in chunks if chunk.table == table]
-        done = sum(chunk.state is ChunkState.COMPLETED for chunk in own)
-        grid.add_row(
-            table,
-            "".join(_signs(own)),
-            f"{done} of {len(own)}" if own else "not planned yet",
-            f"{sum(chunk.rows for chunk in own):,}",
-            f"{sum(chunk.requests for chunk in own):,}",
-        )
-    parts.append(grid)
-    running = [c for c in chunks if c.state is ChunkState.RUNNING and job.status in UNFINISHED]
-    for chunk in running[:8]:
-        since = (
-            f" for {_duration((now - chunk.started_at).total_seconds())}"
-            if chunk.started_at
-            else ""
-        )
-        parts.append(
-            f"  {chunk.table} {chunk.start:%Y-%m-%d} … {chunk.end:%Y-%m-%d}: fetching{since}"
-        )
-    for error in job.errors[:8]:
-        parts.append(
-            f"  [red]✗[/red] {error.table or ''} {error.window or ''} {_plain(error.text)}"
-        )
-    waiting = sum(piece.state is PieceState.WAITING for piece in job.pieces)
-    if waiting and job.status in UNFINISHED:
-        parts.append(f"  {waiting} of {len(job.pieces)} runs are still to come")
-    return Group(*parts)
-
-
-def _signs(chunks: Sequence[Chunk]) -> Iterator[str]:
-    for chunk in chunks[:120]:
-        mark, style = _MARKS[chunk.state]
-        yield f"[{style}]{mark}[/{style}]"
-    if len(chunks) > 120:
-        yield "…"
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
-
-
-def _duration(seconds: float) -> str:
-    whole = timedelta(seconds=round(seconds))
-    return f"{round(seconds)} s" if seconds < 120 else str(whole)
+    return drawn(job, chunks, installation.clock(), talk.width)

@@ -172,6 +172,14 @@ class Jobs(Protocol):
         """Newest first. `service` without `tenant` is not asked for."""
         ...
 
+    def ended(self, *, limit: int) -> list[Job]:
+        """Finished jobs, the one that ended last first."""
+        ...
+
+    def winding_down(self) -> list[Job]:
+        """Finished jobs of which a piece is still launched."""
+        ...
+
     def change(self, job_id: str, change: Callable[[Job], Job], *, now: datetime) -> Job:
         """Replaces the row by what `change` makes of it; atomic between processes.
 

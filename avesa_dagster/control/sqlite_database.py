@@ -51,7 +51,7 @@ def to_micros(moment: datetime) -> int:
 
 def to_moment(micros: int) -> datetime:
     """The UTC datetime that `to_micros` made into `micros`."""
-    return _EPOCH + timedelta(microseconds=micros)
+    return _EPOCH + _MICROSECOND * micros  # made some ten thousand times for one answer
 
 
 class Database:

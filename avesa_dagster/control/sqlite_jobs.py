@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from avesa_dagster.control.jobs import UNFINISHED, Job, JobStatus, Processing
+from avesa_dagster.control.jobs import UNFINISHED, Job, JobStatus, PieceState, Processing
 from avesa_dagster.control.sqlite_database import Database, to_micros
 from avesa_dagster.errors import ConfigurationError
 from avesa_dagster.names import checked
@@ -50,6 +50,7 @@ SCHEMA = (
     "CREATE INDEX ProcessingJobs_beat ON ProcessingJobs (beat_at)",
 )
 
+_ENDED = f"status NOT IN ({', '.join(sorted(repr(status.value) for status in UNFINISHED))})"
 _job = msgspec.json.Decoder(Job)
 _processing = msgspec.json.Decoder(Processing)
 
@@ -108,6 +109,28 @@ class SqliteJobs:
                 (*values, -1 if limit is None else limit),
             ).fetchall()
         return [_job.decode(row[0]) for row in rows]
+
+    def ended(self, *, limit: int) -> list[Job]:
+        """See Jobs.ended."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                "SELECT document FROM BackfillJobs WHERE rowid IN ("
+                f"SELECT rowid FROM BackfillJobs WHERE {_ENDED}"
+                " ORDER BY completed_at DESC, created_at DESC, job_id DESC LIMIT ?)"
+                " ORDER BY completed_at DESC, created_at DESC, job_id DESC",
+                (limit,),
+            ).fetchall()
+        return [_job.decode(row[0]) for row in rows]
+
+    def winding_down(self) -> list[Job]:
+        """See Jobs.winding_down. Looks into the documents without decoding them."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                f"SELECT document FROM BackfillJobs WHERE {_ENDED} AND instr(document, ?) > 0",
+                (msgspec.json.encode(PieceState.LAUNCHED),),
+            ).fetchall()
+        found: list[Job] = [_job.decode(row[0]) for row in rows]
+        return [job for job in found if _has_launched(job)]
 
     def change(self, job_id: str, change: Callable[[Job], Job], *, now: datetime) -> Job:
         """See Jobs.change."""
@@ -261,6 +284,10 @@ def _unfinished(connection: sqlite3.Connection, tenant: str, service: str) -> li
         (tenant, service, *sorted(status.value for status in UNFINISHED)),
     )
     return [_job.decode(document) for (document,) in rows]
+
+
+def _has_launched(job: Job) -> bool:
+    return any(piece.state is PieceState.LAUNCHED for piece in job.pieces)
 
 
 def _job_row(job: Job) -> tuple[Any, ...]:

@@ -18,6 +18,8 @@ from avesa_dagster.extract.request import Extracted, Mode, Progress, Request
 from avesa_dagster.installation import Installation
 from avesa_dagster.sources.base import Window
 
+STOPPED_ITSELF = "The run stops by itself: "
+"""Begins what a run says that noticed that it has to stop; nobody ended it in Dagster."""
 _TAG_EVERY = 4.0
 """Seconds between two writings of the run's progress tag."""
 
@@ -143,8 +145,11 @@ def fetch(
 
             return installation.extractor.extract(request, report, stopping)
     except Stopped as error:
-        context.log.warning(f"{title}: stopped: {stopping.reason or error.what}")
-        raise DagsterExecutionInterruptedError(stopping.reason or error.what) from None
+        reason = stopping.reason or error.what
+        context.log.warning(f"{title}: stopped: {reason}")
+        # Dagster calls a run that was interrupted failed, and retries it, unless this was said.
+        context.instance.report_run_canceling(context.run, f"{STOPPED_ITSELF}{reason}")
+        raise DagsterExecutionInterruptedError(reason) from None
 
 
 def _line(title: str, progress: Progress) -> str:

@@ -9,6 +9,7 @@ import dagster as dg
 from avesa_dagster.backfill.settle import RunState, Seen
 from avesa_dagster.control.jobs import ACTIVE, Job, Piece, PieceState
 from avesa_dagster.defs import tags, umbrella
+from avesa_dagster.defs.fetch import STOPPED_ITSELF
 from avesa_dagster.defs.processes import failed_with, failure_of
 from avesa_dagster.errors import Suspended
 
@@ -42,8 +43,7 @@ def seen(instance: dg.DagsterInstance, run: dg.DagsterRun | None) -> Seen:
     if run.status is dg.DagsterRunStatus.SUCCESS:
         return Seen(RunState.SUCCEEDED, run.run_id)
     if run.status is dg.DagsterRunStatus.CANCELED:
-        asked = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.PIPELINE_CANCELING)
-        state = RunState.TERMINATED if asked else RunState.DIED
+        state = RunState.TERMINATED if _was_ended(instance, run) else RunState.DIED
         return Seen(state, run.run_id, "it was cancelled")
     if run.status is dg.DagsterRunStatus.FAILURE and not run.is_complete_and_waiting_to_retry:
         reason = failure_of(instance, run)
@@ -65,6 +65,13 @@ def hold_back(instance: dg.DagsterInstance, job: Job) -> None:
             instance.run_coordinator.cancel_run(run.run_id)
         if not run.is_finished:
             umbrella.cancel(instance, run)
+
+
+def _was_ended(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether somebody ended the run in Dagster: it did not just notice that it has to stop."""
+    asked = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.PIPELINE_CANCELING)
+    said = (entry.dagster_event.message or "" for entry in asked if entry.dagster_event)
+    return any(not message.startswith(STOPPED_ITSELF) for message in said)
 
 
 def _is_of(run: dg.DagsterRun, piece: Piece) -> bool:

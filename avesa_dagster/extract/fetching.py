@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from avesa_dagster.catalog.models import ChunkRetry
 from avesa_dagster.control.base import Chunk
@@ -222,8 +222,18 @@ class Fetching:
         if chunk.kind != "window" or len(windows) == 1:
             return ()
         parts = [
-            replace(chunk, chunk_id=name_of(w), start=w.start, end=w.end, attempts=0, error=None)
-            for w in reversed(windows)
+            Chunk(
+                token=chunk.token,
+                tenant=chunk.tenant,
+                service=chunk.service,
+                table=chunk.table,
+                chunk_id=name_of(window),
+                partition=chunk.partition,
+                kind=chunk.kind,
+                start=window.start,
+                end=window.end,
+            )
+            for window in reversed(windows)
         ]
         return tuple(self._shop.ledger.split(chunk, parts, now=self._shop.clock()))
 

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from avesa_dagster.control.health import Breaker, Breakers, BreakerState
 from avesa_dagster.errors import (
     AvesaError,
+    ConfigurationError,
     CredentialsRefused,
+    DataError,
+    FatalError,
     PermissionRefused,
     RetriableError,
     Suspended,
@@ -87,8 +90,12 @@ class Guard:
         except CredentialsRefused as error:
             self._count(error)
             raise error.at(table=self._where.table) from None
-        except RetriableError as error:
+        except (RetriableError, DataError) as error:
             raise self._suspended(self._count(error)) from None
+        except ConfigurationError:  # nothing was asked
+            raise
+        except FatalError:  # this table is not there, and the service says so
+            self._breakers.succeeded(self._tenant, self._service)
         else:
             self._breakers.succeeded(self._tenant, self._service)
 

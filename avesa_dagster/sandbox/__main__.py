@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -22,9 +23,12 @@ from avesa_dagster.sandbox.timestamps import seconds
 from avesa_dagster.sandbox.world import WorldSpec
 
 _PARENT_CHECK_SECONDS = 0.5
+_SERVICES = ("connectwise", "servicenow", "salesforce")
+_OTHERS = _SERVICES[1:]
+"""Those in a package of their own, with a `command` that has `add_to`."""
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(asked: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="avesa simulate", description=__doc__)
     services = parser.add_subparsers(dest="service", required=True)
     connectwise = services.add_parser("connectwise", help="a ConnectWise PSA service")
@@ -41,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     connectwise.add_argument("--latency-ms", type=float, default=0.0)
     connectwise.add_argument("--exit-with-parent", action="store_true")
+    for name in _OTHERS:
+        if asked in (None, name):  # the others need not be loaded
+            importlib.import_module(f"avesa_dagster.sandbox.{name}.command").add_to(services)
     return parser
 
 
@@ -63,11 +70,16 @@ def _follow(parent: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a simulated service; returns only by way of a signal."""
     parent = os.getppid()
-    options = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    asked = arguments[0] if arguments and arguments[0] in _SERVICES else None
+    options = _parser(asked).parse_args(arguments)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     if options.exit_with_parent:
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    if "run" in options:
+        options.run(options, _announce)
+        return 0
     serve(
         options.port,
         host=options.host,

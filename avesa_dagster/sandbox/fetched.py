@@ -22,7 +22,8 @@ class Fetch:
 
     `conditions`, `order_by`, `page`, `page_id`, `page_size` and `fields` are as sent (None: not
     sent). `changed_from`, `changed_to` (half-open, ISO 8601; None: unbounded) and `above_id` say
-    what that means: the change times, and the id that every row's id exceeds (0: all).
+    what that means: the change times, and the id that every row's id exceeds (0: all). Where ids
+    are text, it is the id that the rows of the window's first instant exceed ("": all).
     """
 
     company_id: str
@@ -35,7 +36,7 @@ class Fetch:
     fields: str | None
     changed_from: str | None
     changed_to: str | None
-    above_id: int
+    above_id: int | str
 
 
 @dataclass(slots=True)

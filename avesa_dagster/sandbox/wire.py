@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Literal
@@ -51,7 +51,8 @@ class Response:
     of body bytes after which the connection ends; `reset` ends it with RST instead of FIN;
     `hang_up` ends it, unannounced, after a whole answer. `status` 0 sends nothing at all.
     `sending` is called when the delay is over, before the first byte is sent, with whether the
-    client is still there.
+    client is still there. `stream`, if given, makes the body piece by piece as it is sent; it is
+    framed as chunks unless the connection is to tell its end.
     """
 
     status: int
@@ -66,6 +67,7 @@ class Response:
     rows: int | None = None
     fault: str | None = None
     sending: Callable[[bool], None] | None = None
+    stream: Iterator[bytes] | None = None
 
 
 Handler = Callable[[Request], Response]
@@ -169,16 +171,10 @@ def _listening(connection: socket.socket) -> bool:
 
 
 def _send(connection: socket.socket, response: Response) -> None:
-    reason = _REASONS.get(response.status, "Unknown")
-    lines = [f"HTTP/1.1 {response.status} {reason}"]
-    lines += [f"{name}: {value}" for name, value in response.headers]
-    if response.framing == "content-length":
-        lines.append(f"Content-Length: {len(response.body)}")
-    elif response.framing == "chunked":
-        lines.append("Transfer-Encoding: chunked")
-    else:
-        lines.append("Connection: close")
-    head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+    if response.stream is not None:
+        _send_stream(connection, response, response.stream)
+        return
+    head = _head(response)
     body = response.body if response.cut_at is None else response.body[: response.cut_at]
     if response.framing == "chunked":
         pieces = (body[at : at + _CHUNK] for at in range(0, len(body), _CHUNK))
@@ -195,3 +191,37 @@ def _send(connection: socket.socket, response: Response) -> None:
     else:
         connection.sendall(head)
         connection.sendall(body)
+
+
+def _head(response: Response) -> bytes:
+    reason = _REASONS.get(response.status, "Unknown")
+    lines = [f"HTTP/1.1 {response.status} {reason}"]
+    lines += [f"{name}: {value}" for name, value in response.headers]
+    if response.framing == "content-length":
+        lines.append(f"Content-Length: {len(response.body)}")
+    elif response.framing == "chunked":
+        lines.append("Transfer-Encoding: chunked")
+    else:
+        lines.append("Connection: close")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+
+
+def _send_stream(connection: socket.socket, response: Response, stream: Iterator[bytes]) -> None:
+    """Send a body as it is made; what exceeds `cut_at` is not sent, nor the last chunk then."""
+    if response.framing == "content-length":
+        response.framing = "chunked"
+    connection.sendall(_head(response))
+    left = response.cut_at
+    pause = response.drip / _DRIPS
+    for piece in stream:
+        sent = piece if left is None else piece[:left]
+        if sent:
+            chunked = response.framing == "chunked"
+            connection.sendall(b"%x\r\n%b\r\n" % (len(sent), sent) if chunked else sent)
+        if left is not None:
+            left -= len(sent)
+            if left <= 0:
+                return
+        time.sleep(pause)
+    if response.framing == "chunked" and response.cut_at is None:
+        connection.sendall(b"0\r\n\r\n")

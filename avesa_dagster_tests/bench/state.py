@@ -9,7 +9,7 @@ _AT_MOST = 100.0
 _QUESTIONS = {
     "jobs": "the newest 50 jobs, live",
     "jobs of a tenant": "the jobs of a tenant",
-    "progress": "progress of a job, 960 chunks",
+    "progress": "progress of a running job",
     "progress of the largest": "progress of the largest job",
     "coverage": "coverage of a table",
     "coverage of the largest": "coverage of the largest table",
@@ -29,8 +29,15 @@ def measure(bench: Bench) -> Part:
     rows = []
     for key, what in _QUESTIONS.items():
         took = median(item.extra[key] for item in found)
+        busy = median(item.extra[f"{key}, CPU"] for item in found)
         rows.append(
-            Row(what, f"{took:.1f} ms", target=f"< {_AT_MOST:.0f} ms", holds=took < _AT_MOST)
+            Row(
+                what,
+                f"{took:.1f} ms",
+                f"CPU {busy:.1f} ms",
+                target=f"< {_AT_MOST:.0f} ms",
+                holds=took < _AT_MOST,
+            )
         )
     return Part(
         f"State tables, {filled.count:,} chunks",
@@ -38,6 +45,8 @@ def measure(bench: Bench) -> Part:
         [
             "500 jobs of 250 tenants, 55 of them unfinished; a usual table has about 950 chunks. "
             "Medians of 15 rounds in each of 3 processes, wall time, with what Python does with "
-            "the rows.",
+            "the rows; beside it the CPU time, which other load on the machine does not stretch. "
+            "Five jobs run, as many as may, of about 950 chunks each; the largest job, which has "
+            "ended, has 3,800. The largest table has 13,000 chunks.",
         ],
     )

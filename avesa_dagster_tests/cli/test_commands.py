@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from avesa_dagster.cli.main import main
+from avesa_dagster.cli.main import cli, main
 from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster_tests.defs.conftest import House, house, simulator
 
@@ -65,7 +65,9 @@ def test_connect_tenants_coverage_query_and_disconnect_speak_json(
     row = json.loads(connected.stdout)
     assert (row["tenant"], row["generation"], row["enabled"]) == ("acme", 1, True)
     assert set(row["tables"]) == {"companies", "contacts", "tickets", "time_entries"}
-    assert json.loads(house.run("avesa", "tenants", "--json").stdout) == [row]
+    closed = {"state": "closed", "failures": 0, "reason": "", "since": None, "probe_at": None}
+    tenants = json.loads(house.run("avesa", "tenants", "--json").stdout)
+    assert tenants == [{**row, "breaker": closed}]
     coverage = json.loads(house.run("avesa", "coverage", "acme", "--json").stdout)
     assert {item["share"] for item in coverage} == {0.0}
     query = house.run("avesa", "query", "acme", "select count(*) as n from tickets", "--json")
@@ -217,7 +219,15 @@ def test_a_query_only_reads_its_own_tables(
 
 
 def commands() -> list[str]:
-    return ["connect", "disconnect", "tenants", "sync", "coverage", "query", "env", "dev", "demo"]
+    return [
+        "connect", "disconnect", "disable", "enable", "tenants", "erase", "sync", "backfill",
+        "jobs", "job", "pause", "resume", "cancel", "retry", "verify", "coverage", "query",
+        "alerts", "metrics", "simulate", "dev", "env", "demo",
+    ]  # fmt: skip
+
+
+def test_every_command_is_known_here() -> None:
+    assert set(commands()) == set(cli.commands)
 
 
 @pytest.mark.parametrize("command", commands())

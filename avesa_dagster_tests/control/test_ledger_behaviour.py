@@ -11,11 +11,11 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from avesa_dagster.control.base import Chunk, ChunkState, Covered
+from avesa_dagster.control.base import Chunk, ChunkState, Covered, Ledger
 from avesa_dagster.control.coverage import union
 from avesa_dagster.errors import ConfigurationError, StoreError
 
@@ -325,3 +325,109 @@ def test_stretches_are_what_completed_windows_and_full_pulls_cover(control: Cont
     expected = [(day(0), day(5)), (day(8), day(9)), (day(11), day(12))]
     assert control.ledger.stretches("acme", "connectwise", "t") == expected
     assert union(control.ledger.covered("acme", "connectwise", "t")) == expected
+
+
+def window_of(number: int, start: datetime, end: datetime) -> Chunk:
+    return replace(chunk(), chunk_id=f"part{number}", start=start, end=end)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    cuts=st.lists(st.floats(0.001, 0.999), min_size=1, max_size=4, unique=True),
+    requests=st.integers(0, 9),
+    fails=st.booleans(),
+)
+def test_a_chunk_without_progress_is_replaced_by_its_parts(
+    opener: Opener, tmp_path_factory: pytest.TempPathFactory, cuts: list[float], requests: int,
+    fails: bool,
+) -> None:  # fmt: skip
+    ledger = opener(tmp_path_factory.mktemp("ledger")).ledger
+    (whole, _) = ledger.plan([chunk(0), chunk(1)], now=day(0))
+    if fails:
+        ledger.begin(whole, now=day(1))
+        whole = ledger.fail(whole, error="no answer in time", requests=requests, now=day(1))
+    edges = [day(0), *(day(cut) for cut in sorted(cuts)), day(1)]
+    parts = [window_of(n, *edges[n : n + 2]) for n in reversed(range(len(edges) - 1))]
+    stored = ledger.split(whole, parts, now=day(2))
+    assert [(one.chunk_id, one.start, one.end) for one in stored] == [
+        (one.chunk_id, one.start, one.end) for one in parts
+    ]
+    assert {one.state for one in stored} == {ChunkState.PLANNED}
+    assert {one.planned_at for one in stored} == {day(2)}
+    assert {one.partition for one in stored} == {whole.partition}
+    spent = requests if fails else 0
+    assert [one.requests for one in stored] == [spent, *[0] * (len(parts) - 1)]
+    rows = ledger.rows("run", "acme", "connectwise", "t")
+    assert rows == [replace(chunk(1), planned_at=day(0)), *stored]
+    assert union(
+        Covered("t", one.partition, one.kind, one.start, one.end, day(2), 0, 0) for one in stored
+    ) == [(day(0), day(1))]
+    assert ledger.split(whole, parts, now=day(3)) == [], "it is gone"
+    assert ledger.rows("run", "acme", "connectwise", "t") == rows
+
+
+HALVES = [window_of(1, day(0.5), day(1)), window_of(0, day(0), day(0.5))]
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [
+        pytest.param(
+            lambda ledger: ledger.complete(chunk(), source_count=0, requests=0, now=day(2)),
+            id="completed"),
+        pytest.param(lambda ledger: ledger.begin(chunk(), now=day(2)), id="under way"),
+        pytest.param(
+            lambda ledger: ledger.progress(chunk(), cursor="5", rows=1, stored=0, requests=0,
+                                           objects=[], now=day(2)),
+            id="has a cursor"),
+        pytest.param(
+            lambda ledger: (
+                ledger.progress(chunk(), cursor="5", rows=1, stored=1, requests=0, objects=["x"],
+                                now=day(2)),
+                ledger.restart(chunk(), now=day(2)),
+            ),
+            id="wrote an object once"),
+    ],
+)  # fmt: skip
+def test_what_is_done_under_way_or_has_progress_is_not_split(
+    control: Control, touch: Callable[[Ledger], object]
+) -> None:
+    (whole,) = control.ledger.plan([chunk()], now=day(0))
+    touch(control.ledger)
+    before = control.ledger.rows("run", "acme", "connectwise", "t")
+    objects = control.ledger.objects("acme", "connectwise", "t", whole.partition)
+    assert control.ledger.split(whole, HALVES, now=day(3)) == []
+    assert control.ledger.rows("run", "acme", "connectwise", "t") == before
+    assert control.ledger.objects("acme", "connectwise", "t", whole.partition) == objects
+
+
+def test_a_part_that_is_there_already_stays_as_it_is(control: Control) -> None:
+    (whole, _) = control.ledger.plan([chunk(), HALVES[0]], now=day(0))
+    done = control.ledger.complete(HALVES[0], source_count=3, requests=2, now=day(1))
+    stored = control.ledger.split(whole, HALVES, now=day(2))
+    assert stored == [done, replace(HALVES[1], planned_at=day(2))]
+
+
+def test_of_many_who_split_a_chunk_one_does(opener: Opener, tmp_path: Path) -> None:
+    ledgers = [opener(tmp_path).ledger for _ in range(4)]
+    (whole,) = ledgers[0].plan([chunk()], now=day(0))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: ledgers[n % 4].split(whole, HALVES, now=day(n)), range(12)))
+    assert sorted(map(len, found)) == [0] * 11 + [2]
+    assert len(ledgers[0].rows("run", "acme", "connectwise", "t")) == 2
+
+
+def test_a_chunk_that_is_released_is_planned_again_and_keeps_its_progress(
+    control: Control,
+) -> None:
+    control.ledger.plan([chunk()], now=day(0))
+    control.ledger.begin(chunk(), now=day(1))
+    held = control.ledger.progress(
+        chunk(), cursor="5", rows=1, stored=1, requests=1, objects=["x"], now=day(1)
+    )
+    released = control.ledger.release(chunk(), requests=2)
+    assert released == replace(held, state=ChunkState.PLANNED, requests=3)
+    done = control.ledger.complete(chunk(), source_count=1, requests=0, now=day(2))
+    assert control.ledger.release(chunk(), requests=1) == replace(done, requests=4)

@@ -127,6 +127,18 @@ class DagsterUI:
             self.page.wait_for_timeout(500)
         return found[1]
 
+    def cancel_backfill(self) -> None:
+        """On a backfill's page: the menu, Cancel, and whatever asks once more."""
+        self.page.get_by_role("button").locator("visible=true").last.click()
+        self.page.get_by_text(re.compile("cancel", re.IGNORECASE)).locator(
+            "visible=true"
+        ).first.click()
+        self.page.wait_for_timeout(800)
+        self.picture("cancelling")
+        dialog = self.page.get_by_role("dialog")
+        if dialog.count():
+            dialog.get_by_role("button", name=re.compile("cancel", re.IGNORECASE)).last.click()
+
     def open_run(self, id_: str) -> None:
         self.page.goto(f"{self._url}/runs/{id_}")
         self.see("EVENT TYPE")

@@ -200,6 +200,57 @@ def test_materializing_a_range_again_changed_nothing(stage: Stage) -> None:
     )
 
 
+def test_an_asset_shows_its_coverage_and_its_checks(stage: Stage) -> None:
+    ui = stage.ui
+    ui.open_asset("acme/raw/connectwise/tickets", "checks")
+    for check in (
+        "reconciles", "history_complete", "synced_recently", "schema_unchanged", "stored_once",
+        "service_answers",
+    ):  # fmt: skip
+        ui.see(check)
+    ui.picture("checks")
+    ui.open_asset("acme/raw/connectwise/tickets")
+    ui.see(re.compile(r"^coverage$"))
+    calendar = ui.page.locator("img[src^='data:image/png']").first
+    calendar.scroll_into_view_if_needed()
+    box = calendar.bounding_box()
+    assert box and box["width"] > 50 and box["height"] > 10
+    ui.picture("coverage")
+    say(f"six checks; the coverage is drawn on the asset, {box['width']:.0f} pixels wide")
+
+
+def test_cancelling_a_jobs_backfill_on_its_page_cancels_the_job(stage: Stage) -> None:
+    ui = stage.ui
+    stage.simulator.control("latency", latency_ms=1500)
+    asked = stage.avesa("backfill", "acme", "connectwise", "--chunk-size-days", "3", "--json")
+    assert asked.returncode == 0, asked.stderr
+    job = json.loads(asked.stdout)["job_id"]
+    stage.wait("its run", lambda: running(stage, job), 60)
+    (run,) = running(stage, job)
+    stage.wait("its backfill", lambda: "dagster/backfill" in run.tags, 10)
+    ui.open_backfill(run.tags["dagster/backfill"])
+    ui.picture("job-backfill")
+    clicked = time.monotonic()
+    ui.cancel_backfill()
+
+    def status() -> str:
+        return str(json.loads(stage.avesa("job", job, "--json").stdout)["status"])
+
+    stage.wait("the job to be cancelled", lambda: status() == "cancelled", 60)
+    said = time.monotonic() - clicked
+    stage.wait("its run to end", lambda: not running(stage, job), 60)
+    over = time.monotonic() - clicked
+    stage.simulator.control("stats_reset")
+    time.sleep(4)
+    assert stage.simulator.control("stats")["total"] == 0
+    stage.simulator.control("latency", latency_ms=0)
+    say(f"cancelled on its page: the job says so after {said:.0f} s, its run ended {over:.0f} s")
+
+
+def running(stage: Stage, job: str) -> list[Any]:
+    return [run for run in stage.api.runs(avesa_job=job) if run.status == "STARTED"]
+
+
 def test_revoked_credentials_fail_their_tenant_alone_and_clearly(stage: Stage) -> None:
     ui = stage.ui
     stage.simulator.control("revoke", company_id="globex_msp")

@@ -18,11 +18,15 @@ from rich.table import Table
 
 from avesa_dagster.errors import AvesaError
 from avesa_dagster.sandbox.process import SimulatorError
-from avesa_dagster_tests.soak import kills
+from avesa_dagster_tests.soak import estimates, holes, kills, steer, tenants
 from avesa_dagster_tests.soak.verdicts import Failed, Outcome, Scene
 
 _ALL: dict[str, Callable[[Scene], Outcome]] = {
     "kills": kills.prove,
+    "tenants": tenants.prove,
+    "holes": holes.prove,
+    "steer": steer.prove,
+    "estimate": estimates.prove,
 }
 _WIDTH = 130
 _WORDS = {None: "", True: "[green]holds[/green]", False: "[red]FAILS[/red]"}

@@ -37,7 +37,13 @@ class House:
     dev: Dev
 
     def connect(
-        self, tenant: str, credentials: Mapping[str, str], *, days: int, limit: int = UNLIMITED
+        self,
+        tenant: str,
+        credentials: Mapping[str, str],
+        *,
+        days: int,
+        limit: int = UNLIMITED,
+        tables: tuple[str, ...] = (),
     ) -> None:
         self.installation.connect(
             tenant,
@@ -45,6 +51,7 @@ class House:
             credentials,
             lookback_days=days,
             requests_per_minute=limit,
+            tables=tables,
         )
 
     def job(self, job_id: str) -> Job:
@@ -107,7 +114,7 @@ def house(
     *,
     backfill: Callable[[dict[str, Any]], None] = lambda config: None,
     connectwise: Mapping[str, object] | None = None,
-    **world: object,
+    **world: Any,
 ) -> Iterator[House]:
     """Opens a house; `avesa dev` is not started yet.
 

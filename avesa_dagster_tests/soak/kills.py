@@ -24,6 +24,14 @@ _DAYS = 730
 _STALLED = 300
 """Seconds in which something has to go on."""
 _SAY_EVERY = 10.0
+_ENDS = {
+    BulkActionStatus.COMPLETED,
+    BulkActionStatus.COMPLETED_SUCCESS,
+    BulkActionStatus.COMPLETED_FAILED,
+    BulkActionStatus.CANCELED,
+    BulkActionStatus.FAILED,
+}
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -42,7 +50,7 @@ class _Killer:
     job_id: str = ""
     starts: int = 0
     next_at: float = 0.0
-    killed_at: datetime = datetime.min.replace(tzinfo=UTC)
+    killed_at: datetime = _LONG_AGO
 
     def step(self) -> None:
         dev = self.house.dev
@@ -70,7 +78,7 @@ class _Killer:
             if not any(self._is_begun(chunk) for chunk in chunks):
                 return False
             workers = dev.workers()
-            return any([kill(worker) for worker in workers])
+            return sum(map(kill, workers)) > 0
         if what == "daemon":
             daemon = dev.daemon()
             return daemon is not None and kill(daemon)
@@ -183,10 +191,7 @@ def _backfills_left(scene: Scene, place: House, killer: _Killer) -> list[str]:
     def open_ones() -> list[str]:
         with place.instance() as instance:
             found = instance.get_backfills()
-        ends = (BulkActionStatus.COMPLETED, BulkActionStatus.COMPLETED_SUCCESS)
-        ends += (BulkActionStatus.COMPLETED_FAILED, BulkActionStatus.CANCELED)
-        ends += (BulkActionStatus.FAILED,)
-        return [one.backfill_id for one in found if one.status not in ends]
+        return [one.backfill_id for one in found if one.status not in _ENDS]
 
     began = datetime.now(UTC)
     while left := open_ones():
