@@ -60,8 +60,9 @@ def move(
     known = {(breaker.tenant, breaker.service): breaker for breaker in breakers}
     lost: list[tuple[Job, Piece]] = []
     for job in [*jobs.find(statuses=UNFINISHED), *jobs.winding_down()]:
-        if mine(job.tenant):
-            lost += _follow(backfills, runs, job, known.get((job.tenant, job.service)), now)
+        breaker = known.get((job.tenant, job.service))
+        if mine(job.tenant) and not _waits(job, breaker):
+            lost += _follow(backfills, runs, job, breaker, now)
     unfinished = jobs.find(statuses=UNFINISHED)
     held = {job.job_id: why for job in unfinished if (why := waits(job))}
     served = [*unfinished, *jobs.ended(limit=_ENDED)]
@@ -72,6 +73,12 @@ def move(
         if launched is not None:
             yield launched
     yield from ((job, piece) for job, piece in lost if not waits(job))
+
+
+def _waits(job: Job, breaker: Breaker | None) -> bool:
+    """Whether nothing of the job was ever launched: hundreds may wait, and cost nothing."""
+    untouched = bool(job.pieces) and not any(piece.attempt for piece in job.pieces)
+    return untouched and breaker is None
 
 
 def _follow(
@@ -104,12 +111,8 @@ def _follow(
 def _launch(backfills: Backfills, turn: Turn, now: datetime) -> tuple[Job, Piece] | None:
     """Marks the piece as launched; or notes why the job waits."""
     if turn.piece is None:
-        if turn.job.note != turn.note:
-            backfills.jobs.change(
-                turn.job.job_id,
-                lambda held: replace(held, note=turn.note) if held.status in ACTIVE else held,
-                now=now,
-            )
+        if turn.job.note != turn.note or (turn.rests and turn.job.started_at):
+            backfills.jobs.change(turn.job.job_id, lambda held: _waiting(held, turn), now=now)
         return None
     planned = turn.piece
     launched = replace(
@@ -129,6 +132,16 @@ def _launch(backfills: Backfills, turn: Turn, now: datetime) -> tuple[Job, Piece
     job = backfills.jobs.change(turn.job.job_id, change, now=now)
     mine = job.status in ACTIVE and job.pieces[planned.number] == launched
     return (job, launched) if mine else None
+
+
+def _waiting(job: Job, turn: Turn) -> Job:
+    """The job with why it waits. A night's rest counts neither as its hours nor as a death."""
+    if job.status not in ACTIVE:
+        return job
+    if not turn.rests:
+        return replace(job, note=turn.note)
+    pieces = tuple(replace(piece, deaths=0) if piece.deaths else piece for piece in job.pieces)
+    return replace(job, note=turn.note, started_at=None, pieces=pieces)
 
 
 def _is_lost(job: Job, piece: Piece, seen: Mapping[int, Seen]) -> bool:

@@ -16,11 +16,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A piece whose turn it is, or, with a note, a job that has to wait, and why."""
+    """A piece whose turn it is, or, with a note, a job that has to wait, and why.
+
+    `rests`: it waits for the night, which is not held against it.
+    """
 
     job: Job
     piece: Piece | None
     note: str = ""
+    rests: bool = False
 
 
 def turns(
@@ -61,7 +65,7 @@ def turns(
         elif breaker is not None and breaker.state is not BreakerState.CLOSED:
             found.append(Turn(job, None, _suspended(breaker)))
         elif not off_peak_now(job, piece, catalog, now):
-            found.append(Turn(job, None, _waits_for_night(job, catalog)))
+            found.append(Turn(job, None, _waits_for_night(job, catalog), rests=True))
         else:
             ready.append((job, piece))
     ready.sort(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from avesa_dagster.backfill.jobs import Wish
 from avesa_dagster.backfill.moves import move
 from avesa_dagster.backfill.settle import RunState
 from avesa_dagster.catalog import grain
-from avesa_dagster.catalog.models import Catalog, Grain
+from avesa_dagster.catalog.models import Catalog, Grain, OffPeak
 from avesa_dagster.control.base import Chunk
 from avesa_dagster.control.health import Breaker, BreakerState
 from avesa_dagster.control.jobs import Job, JobStatus, Piece, PieceState, Trigger
@@ -360,3 +360,23 @@ def test_what_was_launched_in_dagster_becomes_a_job_that_is_followed(yard: Yard)
         run.state = RunState.SUCCEEDED
     assert yard.tick() == []
     assert yard.job("ui-1").status is JobStatus.COMPLETED
+
+
+def test_a_nights_rest_counts_neither_as_hours_nor_as_deaths(tmp_path: Path) -> None:
+    night = catalog_of(off_peak=OffPeak(start=time(22), end=time(6)))
+    yard = Yard(tmp_path, "acme", catalog=night)
+    yard.clock.now = NOW.replace(hour=21, minute=59)
+    yard.control.jobs.create(job_of("b1", piece_of(0, recent=False)))
+    for _ in range(60):  # more nights than a piece may die
+        assert yard.tick() == [] and "off-peak" in yard.job("b1").note
+        assert yard.job("b1").started_at is None
+        yard.clock.advance(hours=1)
+        assert len(yard.tick()) == 1
+        yard.runs.of(yard.job("b1"))[-1].state = RunState.RUNNING
+        yard.tick()
+        assert yard.job("b1").started_at is not None
+        yard.clock.advance(hours=8)
+        yard.ends("b1", RunState.DIED)
+        yard.tick()
+        assert yard.job("b1").status is JobStatus.RUNNING
+        yard.clock.now = yard.clock().replace(hour=21, minute=59)
