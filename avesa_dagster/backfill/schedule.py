@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from avesa_dagster.catalog.models import Catalog
@@ -12,6 +12,8 @@ from avesa_dagster.control.health import Breaker, BreakerState
 from avesa_dagster.control.jobs import ACTIVE, Job, Piece, PieceState
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATELY = timedelta(hours=1)
+_STEP = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,10 @@ def turns(
     """What to launch now, and which jobs wait for what.
 
     At most `max_jobs` jobs and `max_tenants` tenants fetch at once, one piece a tenant's service.
-    Among those that wait, recent months go first, then the tenant that was served longest ago: a
-    large tenant gives way after each piece. Where nobody waits for a place, a job's next piece is
-    launched while the one before is fetched.
+    Among those that wait, recent months go first, then the tenant whose runs took the least time
+    lately, then the one that was served longest ago: a large or slow tenant gives way after each
+    piece, for as long as that took. Where nobody waits for a place, a job's next piece is launched
+    while the one before is fetched.
 
     Args:
         jobs: All that are not finished; of those that ended lately, too, it matters when their
@@ -50,7 +53,7 @@ def turns(
     held = held or {}
     limits = catalog.backfill.scheduling
     active = sorted((job for job in jobs if job.status in ACTIVE), key=lambda job: job.created_at)
-    served = _served(jobs)
+    served, taken = _served(jobs), _taken(jobs, now)
     busy = {(job.tenant, job.service) for job in active if _launched(job)}
     fetching = sum(_launched(job) for job in active)
     tenants = {job.tenant for job in active if _launched(job)}
@@ -71,6 +74,7 @@ def turns(
     ready.sort(
         key=lambda item: (
             not item[1].recent,
+            taken.get(item[0].tenant, 0),
             served.get(item[0].tenant, _EPOCH),
             item[0].created_at,
             item[0].job_id,
@@ -126,6 +130,21 @@ def off_peak_now(job: Job, piece: Piece, catalog: Catalog, now: datetime) -> boo
 
 def _launched(job: Job) -> bool:
     return any(piece.state is PieceState.LAUNCHED for piece in job.pieces)
+
+
+def _taken(jobs: Sequence[Job], now: datetime) -> dict[str, int]:
+    """How long each tenant's runs took lately, in steps that tell a large tenant from a small one
+    and leave equals to take turns."""
+    taken: dict[str, timedelta] = {}
+    for job in jobs:
+        for piece in job.pieces:
+            if piece.launched_at is None or piece.launched_at < now - _LATELY:
+                continue
+            under_way = piece.state is PieceState.LAUNCHED or piece.ended_at is None
+            until = now if under_way else piece.ended_at
+            spent = max(timedelta(), (until or now) - piece.launched_at)
+            taken[job.tenant] = taken.get(job.tenant, timedelta()) + spent
+    return {tenant: int(spent / _STEP).bit_length() for tenant, spent in taken.items()}
 
 
 def _served(jobs: Sequence[Job]) -> dict[str, datetime]:

@@ -61,7 +61,7 @@ def settle(
     runs = [one.run_id for one in seen.values() if one.run_id and one.run_id not in job.run_ids]
     job = replace(job, run_ids=(*job.run_ids, *runs))
     if job.status not in ACTIVE:
-        return _wound_down(job, seen)
+        return _wound_down(job, seen, now)
     # Somebody may have paused and resumed it since these runs were looked at.
     seen = {number: one for number, one in seen.items() if _is_launched(job.pieces[number])}
     if any(one.state is RunState.TERMINATED for one in seen.values()):
@@ -71,10 +71,10 @@ def settle(
             note="a run of it was terminated in Dagster",
             completed_at=now,
         )
-        return _wound_down(cancelled, seen)
+        return _wound_down(cancelled, seen, now)
     suspended = breaker is not None and breaker.state is not BreakerState.CLOSED
     pieces = tuple(
-        _piece(piece, seen[piece.number], suspended) if piece.number in seen else piece
+        _since(_piece(piece, seen[piece.number], suspended), now) if piece.number in seen else piece
         for piece in job.pieces
     )
     failed = [
@@ -94,10 +94,10 @@ def settle(
     if all(piece.state in (PieceState.DONE, PieceState.FAILED) for piece in job.pieces):
         return _ended(job, missing, now)
     if suspended and breaker is not None and breaker.credentials:
-        return _wound_down(_failed(job, breaker.reason, now), seen)
+        return _wound_down(_failed(job, breaker.reason, now), seen, now)
     if overdue:
         text = "it took longer than it may; avesa retry goes on where it stopped"
-        return _wound_down(_failed(job, text, now), seen)
+        return _wound_down(_failed(job, text, now), seen, now)
     return job
 
 
@@ -124,14 +124,19 @@ def _is_launched(piece: Piece) -> bool:
     return piece.state is PieceState.LAUNCHED
 
 
-def _wound_down(job: Job, seen: Mapping[int, Seen]) -> Job:
+def _since(piece: Piece, now: datetime) -> Piece:
+    """The piece with when its run was seen to have ended."""
+    return piece if _is_launched(piece) else replace(piece, ended_at=now)
+
+
+def _wound_down(job: Job, seen: Mapping[int, Seen], now: datetime) -> Job:
     """A job that may not fetch keeps its pieces as launched until their runs have ended."""
     under_way = (RunState.QUEUED, RunState.RUNNING)
     ended = {number for number, one in seen.items() if one.state not in under_way}
     return replace(
         job,
         pieces=tuple(
-            replace(piece, state=PieceState.WAITING)
+            replace(piece, state=PieceState.WAITING, ended_at=now)
             if _is_launched(piece) and piece.number in ended
             else piece
             for piece in job.pieces

@@ -82,6 +82,7 @@ class Piece:
             did fetch.
         attempt: Times that it was launched.
         launched_at: When it was launched last.
+        ended_at: When the run of its last launch was seen to have ended.
         error: Why it failed.
         deaths: Runs of it that died since somebody took the job up.
     """
@@ -97,6 +98,7 @@ class Piece:
     launched_at: datetime | None = None
     error: str | None = None
     deaths: int = 0
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def test_a_job_beside_another_teaches_nothing() -> None:
     assert learnt([job(3.0), later]) == pytest.approx(3.0)
 
 
-@pytest.mark.parametrize("status", set(JobStatus) - {JobStatus.COMPLETED})
+@pytest.mark.parametrize("status", sorted(set(JobStatus) - {JobStatus.COMPLETED}))
 def test_a_job_that_did_not_end_well_teaches_nothing(status: JobStatus) -> None:
     assert learnt([replace(job(3.0), status=status)]) == 1.0
 

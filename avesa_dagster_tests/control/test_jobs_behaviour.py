@@ -61,7 +61,7 @@ def test_a_job_that_is_there_stays_as_it_is(control: Control) -> None:
 def test_every_field_survives(opener: Opener, tmp_path: Path) -> None:
     pieces = (
         Piece(0, ("a", "b"), "2026-01-01", "2026-02-01", True, PieceState.FAILED, False, 3, day(1),
-              "lost 'it' é", 2),
+              "lost 'it' é", 2, day(2)),
         Piece(1, ("b",), "2025-01-01", "2025-12-01", False, derive=True),
     )  # fmt: skip
     full = Job(
@@ -72,7 +72,7 @@ def test_every_field_survives(opener: Opener, tmp_path: Path) -> None:
         day(2),
     )  # fmt: skip
     assert len(dataclasses.fields(Job)) == 25
-    assert len(dataclasses.fields(Piece)) == 11
+    assert len(dataclasses.fields(Piece)) == 12
     for field in dataclasses.fields(Job):
         if field.default is not dataclasses.MISSING:
             assert getattr(full, field.name) != field.default, field.name

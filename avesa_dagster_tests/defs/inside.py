@@ -106,7 +106,9 @@ class Inside:
         now = self.installation.clock()
         with patch.object(resources, "installation_of_this_process", lambda: self.installation):
             context = dg.build_schedule_context(
-                scheduled_execution_time=now, resources={"avesa": resources.AvesaResource()}
+                instance=self.instance,
+                scheduled_execution_time=now,
+                resources={"avesa": resources.AvesaResource()},
             )
             requests = hourly.evaluate_tick(context).run_requests or []
         return [self.run(request) for request in requests]
