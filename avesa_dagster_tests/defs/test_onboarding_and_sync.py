@@ -9,13 +9,22 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.test_utils import create_run_for_test
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from avesa_dagster.control.snapshot import read_snapshot, write_snapshot
 from avesa_dagster.definitions import build
 from avesa_dagster.defs import resources
+from avesa_dagster.defs.homes import prepare
 from avesa_dagster.defs.launches import piece_launch, sync_launches
 from avesa_dagster.defs.live_sync import live_sync_schedules
 from avesa_dagster.defs.onboarding import onboarding_sensor
+from avesa_dagster.defs.processes import instance_in
 from avesa_dagster.defs.resources import AvesaResource
 from avesa_dagster.defs.tags import token_of
 from avesa_dagster.sandbox.process import Simulator
@@ -31,6 +40,12 @@ def avesa(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[AvesaResour
     resources.installation_of_this_process.cache_clear()
     yield AvesaResource()
     resources.installation_of_this_process.cache_clear()
+
+
+@pytest.fixture
+def instance(house: House) -> Iterator[dg.DagsterInstance]:
+    with instance_in(prepare(house.settings)) as opened:
+        yield opened
 
 
 def tick(
@@ -110,14 +125,16 @@ def test_a_changed_registry_is_reloaded_before_anything_is_requested(
 
 
 def test_the_hourly_sync_asks_for_the_open_partition_of_every_connected_tenant(
-    house: House, avesa: AvesaResource, simulator: Simulator
+    house: House, instance: dg.DagsterInstance, avesa: AvesaResource, simulator: Simulator
 ) -> None:
     for tenant in ("acme", "globex", "gone"):
         house.connect(tenant, simulator)
     house.installation.disconnect("gone", "connectwise")
     hourly, daily = live_sync_schedules(read_snapshot(house.settings.snapshot))
     context = dg.build_schedule_context(
-        scheduled_execution_time=datetime.now(UTC), resources={"avesa": avesa}
+        instance=instance,
+        scheduled_execution_time=datetime.now(UTC),
+        resources={"avesa": avesa},
     )
     requests = hourly.evaluate_tick(context).run_requests or []
     this_month = f"{datetime.now(UTC):%Y-%m-01}"
@@ -129,6 +146,37 @@ def test_the_hourly_sync_asks_for_the_open_partition_of_every_connected_tenant(
     assert {key.path[-1] for r in full for key in r.asset_selection or ()} == {
         "companies", "contacts", "tickets", "time_entries",
     }  # fmt: skip
+
+
+def test_a_sync_that_waits_in_the_queue_is_not_asked_for_again(
+    house: House, instance: dg.DagsterInstance, avesa: AvesaResource, simulator: Simulator
+) -> None:
+    for tenant in ("acme", "globex"):
+        house.connect(tenant, simulator)
+    hourly, daily = live_sync_schedules(read_snapshot(house.settings.snapshot))
+    context = dg.build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=datetime.now(UTC),
+        resources={"avesa": avesa},
+    )
+    (waits, _) = hourly.evaluate_tick(context).run_requests or []
+    create_run_for_test(
+        instance,
+        tags=dict(waits.tags),
+        status=dg.DagsterRunStatus.QUEUED,
+        remote_job_origin=remote_job_origin_of_nobody(),
+    )
+    again = hourly.evaluate_tick(context).run_requests or []
+    assert [request.tags["avesa/tenant"] for request in again] == ["globex"]
+    full = daily.evaluate_tick(context).run_requests or []
+    assert {r.tags["avesa/tenant"] for r in full} == {"acme", "globex"}, "it does more"
+
+
+def remote_job_origin_of_nobody() -> RemoteJobOrigin:
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(
+        LoadableTargetOrigin(module_name="nobody"), location_name="nobody"
+    )
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, "nobody"), "nobody")
 
 
 def test_after_a_months_end_the_sync_takes_the_closed_month_along(
@@ -151,13 +199,15 @@ def test_after_a_months_end_the_sync_takes_the_closed_month_along(
 
 
 def test_a_tenant_that_is_not_loaded_yet_keeps_no_other_from_its_sync(
-    house: House, avesa: AvesaResource, simulator: Simulator
+    house: House, instance: dg.DagsterInstance, avesa: AvesaResource, simulator: Simulator
 ) -> None:
     house.connect("globex", simulator)
     hourly, _ = live_sync_schedules(read_snapshot(house.settings.snapshot))
     house.connect("acme", simulator)
     context = dg.build_schedule_context(
-        scheduled_execution_time=datetime.now(UTC), resources={"avesa": avesa}
+        instance=instance,
+        scheduled_execution_time=datetime.now(UTC),
+        resources={"avesa": avesa},
     )
     requests = hourly.evaluate_tick(context).run_requests or []
     assert [request.tags["avesa/tenant"] for request in requests] == ["globex"]
