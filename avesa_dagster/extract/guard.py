@@ -79,8 +79,8 @@ class Guard:
         if breaker.failures + 1 >= self._threshold:
             self._ask()
             return
-        if self._count(error).state is BreakerState.OPEN:
-            raise self._suspended(breaker)
+        if self._count(error).state is BreakerState.OPEN:  # others counted at the same moment
+            self._ask()
 
     def _ask(self) -> None:
         try:

@@ -97,6 +97,24 @@ def test_if_it_does_not_answer_either_the_breaker_opens_and_says_until_when(door
     assert door.asked == 1, "nothing is asked while it is open"
 
 
+def test_failures_counted_at_the_same_moment_suspend_nobody_without_asking(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has read the count before the others raised it."""
+    before = door.breaker
+    monkeypatch.setattr(door.breakers, "get", lambda tenant, service: before)
+    for _ in range(THRESHOLD):
+        door.guard.failed(RetriableError("no answer"))
+    monkeypatch.undo()
+    assert (door.asked, door.breaker) == (1, Breaker("acme", "connectwise"))
+    door.says = RetriableError("it answers 500")
+    monkeypatch.setattr(door.breakers, "get", lambda tenant, service: before)
+    with pytest.raises(Suspended):
+        for _ in range(THRESHOLD):
+            door.guard.failed(RetriableError("no answer"))
+    assert door.asked == 2
+
+
 def test_a_chunk_that_arrives_between_begins_the_count_anew(door: Door) -> None:
     door.says = RetriableError("it answers 500")
     for _ in range(5):

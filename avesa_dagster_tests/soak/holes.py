@@ -249,6 +249,7 @@ def _heal(place: _Place, findings: Findings, broken: list[Chunk]) -> None:
     )
     place.wait(timedelta(days=1, hours=1))  # the longest wait between two tries
     place.business()
+    place.wait(timedelta(minutes=5))  # beyond the service's lag
     for result in place.inner.sync():
         if not result.success:
             raise Failed("the sync after healing failed")
