@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import product
 
 import dagster as dg
 import pytest
@@ -12,10 +13,12 @@ from avesa_dagster.control.jobs import Processing, Trigger
 from avesa_dagster.control.snapshot import read_snapshot
 from avesa_dagster.defs import resources
 from avesa_dagster.defs.homes import prepare
+from avesa_dagster.defs.partitions import known_partitions
 from avesa_dagster.defs.processes import instance_in
 from avesa_dagster.defs.resources import AvesaResource
 from avesa_dagster.defs.upkeep import fill_holes, upkeep_sensor
 from avesa_dagster.defs.verification import due_for_verification, verification_sensor, verify_job
+from avesa_dagster.extract.request import Mode, Request
 from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster_tests.defs.conftest import House
 
@@ -33,11 +36,13 @@ def avesa(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[AvesaResour
 @pytest.fixture
 def fetched(house: House, own_simulator: Simulator) -> House:
     """A tenant whose history is there, longer than one comparison reaches back."""
-    house.connect("acme", own_simulator, days=200)
-    made = house.materialize('key:"acme/*/connectwise/*"', house.partitions("acme"))
-    assert made.returncode == 0, made.stderr
-    synced = house.run("avesa", "sync", "acme")
-    assert synced.returncode == 0, synced.stderr
+    house.connect("acme", own_simulator, days=170)
+    installation = house.installation
+    (row,) = installation.control.registry.all()
+    parts = tuple(known_partitions(row, installation.catalog, installation.clock()))
+    for table, mode in product(row.tables, (Mode.BACKFILL, Mode.SYNC)):
+        request = Request("acme", "connectwise", table, parts, mode, mode.value, "run")
+        installation.extractor.extract(request, lambda progress: None, lambda: False)
     return house
 
 
