@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PORT ?= 3000
+SERVICE ?= connectwise
 export AVESA_HOME ?= $(CURDIR)/.avesa
 
 .PHONY: demo dev test lint bench soak e2e clean
 
-demo: $(STAMP)   ## connect a simulated tenant, backfill two years, query it
-	$(BIN)/avesa demo
+demo: $(STAMP)   ## connect a simulated tenant, backfill years, query it; SERVICE=servicenow|salesforce|all
+	$(BIN)/avesa demo --service $(SERVICE)
 
 dev: $(STAMP)    ## the Dagster UI on the demo's installation
 	$(BIN)/avesa dev --port $(PORT)
@@ -25,9 +26,11 @@ lint: $(STAMP)
 bench: $(STAMP)  ## measures, side by side
 	$(BIN)/python -m avesa_dagster_tests.bench
 
-soak: $(STAMP)   ## thousands of hostile scripts, hundreds of kills, backfills of 30 tenants
+soak: $(STAMP)   ## thousands of hostile scripts, hundreds of kills, a million rows, backfills of 30 tenants
 	AVESA_HOSTILE_SCRIPTS=3000 AVESA_KILLS=300 $(BIN)/pytest -n 2 -q --timeout 7200 \
 		avesa_dagster_tests/extract/test_hostile_scripts.py avesa_dagster_tests/extract/test_kill.py
+	AVESA_CONFORMANCE=all AVESA_CONFORMANCE_SCRIPTS=300 AVESA_CONFORMANCE_KILLS=60 \
+		AVESA_CONFORMANCE_ROWS=1000000 $(BIN)/pytest -n 2 -q --timeout 7200 avesa_dagster_tests/conformance
 	$(BIN)/python -m avesa_dagster_tests.soak
 
 e2e: $(STAMP)    ## a browser on the real UI; needs Debian's chromium

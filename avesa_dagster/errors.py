@@ -109,8 +109,13 @@ class TimedOut(RetriableError):
     """The service took too long; asking for less may help."""
 
 
+class TooMuch(TimedOut):
+    """The service gave up on the request: the same one again would be as much."""
+
+
 class Suspended(RetriableError):
-    """The breaker of this tenant's service is open: nothing was asked."""
+    """Nothing is asked of this tenant's service for now: its breaker is open, or what the service
+    allows in a day is used up."""
 
 
 class DataError(AvesaError):
@@ -119,6 +124,14 @@ class DataError(AvesaError):
 
 class RecordsRejected(DataError):
     """Records that cannot be stored as they are; they lie beside the raw objects."""
+
+
+class BulkUnusable(DataError):
+    """What a service gave in bulk, or its refusal to: its pages tell the same."""
+
+
+class BulkGone(BulkUnusable):
+    """The service does not keep a bulk job, or its place in it, any more: a new one may do."""
 
 
 class MassDeletionSuspected(DataError):

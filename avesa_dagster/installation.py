@@ -28,8 +28,9 @@ from avesa_dagster.names import checked
 from avesa_dagster.settings import Settings
 from avesa_dagster.sources.base import Cancelled, Clock, Source
 from avesa_dagster.sources.budget import SqliteBudget
+from avesa_dagster.sources.declared import Speaker, speaker
 from avesa_dagster.sources.http import Allowance, Retrying
-from avesa_dagster.sources.registry import source_module
+from avesa_dagster.sources.vault import MemoryVault, StoredVault, Vault
 from avesa_dagster.watch.metrics import Meter
 
 _LEARNT_FROM = 20
@@ -147,7 +148,8 @@ class Installation:
     ) -> Callable[[], Source]:
         """What opens a source for a thread, with the tenant's credentials and budget."""
         values = self.secrets.get(connection.tenant, connection.service)
-        return self.open_with(connection, values, live=live, cancelled=cancelled)
+        vault = StoredVault(self.secrets, connection.tenant, connection.service)
+        return self.open_with(connection, values, live=live, cancelled=cancelled, vault=vault)
 
     def open_once(
         self, connection: TenantService, cancelled: Cancelled = lambda: False
@@ -155,7 +157,10 @@ class Installation:
         """What opens a source that tries each request once: for probes, which must not last."""
         values = self.secrets.get(connection.tenant, connection.service)
         once = replace(self.retrying, attempts=1)
-        return self.open_with(connection, values, live=True, cancelled=cancelled, retrying=once)
+        vault = StoredVault(self.secrets, connection.tenant, connection.service)
+        return self.open_with(
+            connection, values, live=True, cancelled=cancelled, retrying=once, vault=vault
+        )
 
     def open_with(
         self,
@@ -165,11 +170,13 @@ class Installation:
         live: bool,
         cancelled: Cancelled,
         retrying: Retrying | None = None,
+        vault: Vault | None = None,
     ) -> Callable[[], Source]:
         """Like `open_source`, with credentials that are not stored yet.
 
         Args:
             retrying: None: as configured; the live sync, which comes again soon, half as often.
+            vault: Where the service puts the credentials that it changes; None: nowhere.
         """
         if retrying is None:
             half = (self.retrying.attempts + 1) // 2
@@ -177,7 +184,7 @@ class Installation:
         key, limit = self._budget_key(connection), self._limit(connection)
         settings = self.catalog.settings(connection.tenant, connection.service)
         allowance = Allowance(self.budget, key, limit, live, settings.live_reserve)
-        opened: Callable[[], Source] = source_module(connection.service).connect(
+        return self.speaker(connection.service).connect(
             self.catalog.services[connection.service],
             values,
             Where(connection.tenant, connection.service),
@@ -185,8 +192,16 @@ class Installation:
             clock=self.clock,
             cancelled=cancelled,
             retrying=retrying,
+            vault=vault or MemoryVault(values),
         )
-        return opened
+
+    def speaker(self, service: str) -> Speaker:
+        """What speaks to a service: its own code, or what its service file says.
+
+        Raises:
+            ConfigurationError: There is no such service.
+        """
+        return speaker(service, self.catalog.services)
 
     def connect(
         self,
@@ -212,9 +227,9 @@ class Installation:
             ConfigurationError, CredentialsRefused, RetriableError: Nothing was stored.
         """
         checked("tenant", tenant)
-        module = source_module(service)
+        spoken = self.speaker(service)
         known = self.catalog.services[service]
-        module.check(values, Where(tenant, service))
+        spoken.check(values, Where(tenant, service))
         for table in tables:
             if table not in known.tables:
                 raise ConfigurationError(
@@ -230,7 +245,7 @@ class Installation:
         days = lookback_days or settings.lookback_days
         start = grain.floor(settings.partitions, now - timedelta(days=days))
         if probe:
-            self._probe(tenant, service, values, chosen[0], requests_per_minute)
+            values = self._probe(tenant, service, values, chosen[0], requests_per_minute)
         self.secrets.put(tenant, service, {name: str(value) for name, value in values.items()})
         connection = self.control.registry.connect(
             tenant,
@@ -331,13 +346,18 @@ class Installation:
         values: Mapping[str, object],
         table: str,
         requests_per_minute: int | None,
-    ) -> None:
+    ) -> Mapping[str, object]:
+        """Asks the service once. Returns the credentials, which that may have changed."""
         now = self.clock()
         candidate = TenantService(
             tenant, service, 0, 0, True, now, (table,), requests_per_minute, now, now
         )
-        source = self.open_with(candidate, values, live=True, cancelled=lambda: False)()
+        vault = MemoryVault(values)
+        source = self.open_with(
+            candidate, values, live=True, cancelled=lambda: False, vault=vault
+        )()
         try:
             source.newest_id(table)
         finally:
             source.close()
+        return vault.get()

@@ -12,9 +12,9 @@ import avesa_dagster
 
 PACKAGE = Path(avesa_dagster.__file__).parent
 ORDER = (
-    "errors", "names", "settings", "catalog", "control.base", "sources.base", "control",
+    "errors", "names", "settings", "outside", "catalog", "control.base", "sources.base", "control",
     "sources", "lake", "extract", "canonical", "lake.reader", "backfill", "watch", "installation",
-    "erasure", "sandbox", "defs",
+    "erasure", "sandbox", "conformance", "defs",
     "definitions", "cli",
 )  # fmt: skip
 DAGSTER_FACES = ("defs", "definitions")

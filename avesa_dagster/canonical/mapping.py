@@ -14,6 +14,8 @@ What the JSON says, and what a field holds:
 | an object or a list | its JSON text | null, counted |
 | text | itself, without NUL characters (raw keeps them) | cast |
 
+Of a service that writes null as `""` (`blank_is_null`), a string field holds null there too.
+
 int64 takes whole numbers within 64 bits; float64 takes the nearest double, which must be finite;
 datetime takes ISO 8601 within the years 0001 to 9999 in UTC, and a text without a zone is UTC.
 """
@@ -27,7 +29,14 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from avesa_dagster.catalog.models import CanonicalTable, FieldType, FirstOf, ListPick, Source
+from avesa_dagster.catalog.models import (
+    CanonicalTable,
+    FieldType,
+    FirstOf,
+    ListPick,
+    Opposite,
+    Source,
+)
 from avesa_dagster.lake.database import identifier, literal
 from avesa_dagster.lake.layout import UTC_MICROS
 
@@ -72,17 +81,22 @@ class Projection:
     checked: tuple[tuple[str, ...], ...]
 
 
-def projection(table: CanonicalTable, mapping: Mapping[str, Source]) -> Projection:
+def projection(
+    table: CanonicalTable, mapping: Mapping[str, Source], *, blank_is_null: bool = False
+) -> Projection:
     """The SQL of one service table's mapping.
 
     Args:
         table: The canonical table with its fields and types.
         mapping: field -> where the service keeps it; a field that is missing is null.
+        blank_is_null: Whether an empty text is null.
     """
     paths = list(dict.fromkeys(path for source in mapping.values() for path in _paths(source)))
     slots = {path: f"texts[{number}]" for number, path in enumerate(paths, start=1)}
     listed = ", ".join(literal(_json_path(path)) for path in paths)
     values = {field: _value(source, slots) for field, source in mapping.items()}
+    if blank_is_null:
+        values = {field: f"nullif({value}, '')" for field, value in values.items()}
     columns = {}
     for field, kind in table.fields.items():
         value = values.get(field)
@@ -105,9 +119,11 @@ def projection(table: CanonicalTable, mapping: Mapping[str, Source]) -> Projecti
     )
 
 
-def fingerprint(table: CanonicalTable, mapping: Mapping[str, Source]) -> str:
+def fingerprint(
+    table: CanonicalTable, mapping: Mapping[str, Source], *, blank_is_null: bool = False
+) -> str:
     """16 hex digits that change when the mapping, or what it means, changes."""
-    said = {
+    said: dict[str, object] = {
         "version": MAPPING_VERSION,
         "fields": [[field, kind.value] for field, kind in table.fields.items()],
         "mapping": {
@@ -115,6 +131,8 @@ def fingerprint(table: CanonicalTable, mapping: Mapping[str, Source]) -> str:
             for field, source in mapping.items()
         },
     }
+    if blank_is_null:
+        said["blank_is_null"] = True
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -134,6 +152,10 @@ def _value(source: Source, slots: Mapping[str, str]) -> str:
         # An empty text holds no value as long as a later path has one.
         texts = [slots[path] for path in source.first]
         return f"coalesce({', '.join(f'''nullif({t}, '')''' for t in texts)}, {', '.join(texts)})"
+    if isinstance(source, Opposite):
+        # What is no bool stays as it is, and does not fit the field.
+        text = slots[source.path]
+        return f"coalesce((NOT TRY_CAST({text} AS BOOLEAN))::VARCHAR, {text})"
     return _picked(source, slots[source.list])
 
 

@@ -65,6 +65,8 @@ def write_versions(
     added: Mapping[str, str],
     target: Path,
     where: Where,
+    *,
+    blank_is_null: bool = False,
 ) -> Counts:
     """Writes the versions file of some raw objects.
 
@@ -76,15 +78,16 @@ def write_versions(
         added: The columns of `ADDED` that are the same in every row.
         target: The file to write; rows are ordered by `record_id`, `updated_at`, `is_deleted`.
         where: Whose data it is, for errors.
+        blank_is_null: Whether the service writes null as an empty text.
 
     Raises:
         DataError: A payload is no JSON object; the text names record ids.
         StoreError: A raw object lacks columns.
     """
     schema = versions_schema(canonical).with_metadata(
-        {"avesa.mapping": fingerprint(canonical, mapping)}
+        {"avesa.mapping": fingerprint(canonical, mapping, blank_is_null=blank_is_null)}
     )
-    typed = projection(canonical, mapping)
+    typed = projection(canonical, mapping, blank_is_null=blank_is_null)
     failures = dict.fromkeys((name for group in typed.checked for name in group), 0)
     if not files:
         pq.ParquetWriter(target, schema, compression="zstd").close()

@@ -60,7 +60,8 @@ def mapping_fingerprint(catalog: Catalog, service: str, table: str) -> str:
         ConfigurationError: The table is unknown or feeds no canonical table.
     """
     canonical, mapping = _mapping(catalog, service, table)
-    return fingerprint(canonical, mapping)
+    blank_is_null = catalog.services[service].blank_is_null
+    return fingerprint(canonical, mapping, blank_is_null=blank_is_null)
 
 
 def build_partition(
@@ -128,6 +129,7 @@ def build_partition(
                     added,
                     target,
                     where,
+                    blank_is_null=catalog.services[service].blank_is_null,
                 )
             if not _holds(objects, before, target):
                 try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,50 +12,110 @@ from pydantic import BaseModel, ValidationError
 
 from avesa_dagster.catalog.models import (
     BackfillConfig,
+    BackfillSettings,
     CanonicalTable,
     Catalog,
     Service,
+    ServiceSettings,
     source_paths,
 )
 from avesa_dagster.errors import ConfigurationError
+from avesa_dagster.outside import services
 
 M = TypeVar("M", bound=BaseModel)
 
 
-def load_catalog(mappings: Path) -> Catalog:
+def load_catalog(mappings: Path, outside: Sequence[Path] | None = None) -> Catalog:
     """Reads every mappings file.
 
     Args:
         mappings: The folder with `services/`, `canonical/` and `backfill_config.json`.
+        outside: Folders of the same kind that packages bring; None: those of the services that are
+            installed (see `avesa_dagster.outside`). They add services, canonical tables, and to a
+            table that is there the `sources` of their services. Backfill settings that `mappings`
+            has for a service go before theirs.
 
     Raises:
         ConfigurationError: A file is missing, is no JSON, or says something unknown; the text
-            lists every mistake of the file with its path in it.
+            lists every mistake of the file with its path in it. Two files describe the same.
     """
-    services = {
-        path.stem: _named(path, Service, "service")
-        for path in sorted((mappings / "services").glob("*.json"))
-    }
-    canonical = {
-        path.stem: _named(path, CanonicalTable, "table")
-        for path in sorted((mappings / "canonical").glob("*.json"))
-    }
-    if not services:
+    if outside is None:
+        known = services()
+        outside = list(dict.fromkeys(one.mappings for one in known.values() if one.mappings))
+    read = _Read()
+    for folder in (mappings, *outside):
+        read.folder(folder)
+    if not read.services:
         raise ConfigurationError(
             f"{mappings / 'services'} holds no service file",
             hint="set AVESA_MAPPINGS to the folder that holds services/ and canonical/",
         )
+    backfill = _read(mappings / "backfill_config.json", BackfillConfig)
+    theirs: dict[str, BackfillSettings] = {}
+    for folder in outside:
+        path = folder / "backfill_config.json"
+        if path.exists():
+            theirs |= _read(path, ServiceSettings).services
     catalog = Catalog(
-        services=services,
-        canonical=canonical,
-        backfill=_read(mappings / "backfill_config.json", BackfillConfig),
+        services=read.services,
+        canonical=read.canonical,
+        backfill=backfill.model_copy(update={"services": {**theirs, **backfill.services}}),
     )
-    _cross_check(mappings, catalog)
+    _cross_check(mappings, read.places, catalog)
     return catalog
 
 
-def _named(path: Path, model: type[M], key: str) -> M:
-    read = _read(path, model)
+class _Read:
+    """What was read so far, of one folder after another, and from which files."""
+
+    def __init__(self) -> None:
+        self.services: dict[str, Service] = {}
+        self.canonical: dict[str, CanonicalTable] = {}
+        self.places: dict[str, Path] = {}
+        """`service/{name}` or `canonical/{name}` to the file that said it first."""
+
+    def folder(self, folder: Path) -> None:
+        for path in sorted((folder / "services").glob("*.json")):
+            place = f"service/{path.stem}"
+            if place in self.places:
+                raise ConfigurationError(
+                    f"{path}: the service {path.stem!r} is described already, by "
+                    f"{self.places[place]}",
+                    hint="a service needs a name of its own: rename it, or remove one of the two",
+                )
+            self.services[path.stem] = _named(path, _document(path), Service, "service")
+            self.places[place] = path
+        for path in sorted((folder / "canonical").glob("*.json")):
+            document = _document(path)
+            if path.stem in self.canonical:
+                document = self._with_sources(path, document)
+            else:
+                self.places[f"canonical/{path.stem}"] = path
+            self.canonical[path.stem] = _named(path, document, CanonicalTable, "table")
+
+    def _with_sources(self, path: Path, document: object) -> object:
+        """The table as it is, with the sources that another file adds."""
+        first = self.places[f"canonical/{path.stem}"]
+        held = self.canonical[path.stem]
+        more = document if isinstance(document, dict) else {}
+        sources = more.get("sources")
+        if set(more) - {"table", "sources"} or not isinstance(sources, dict):
+            raise ConfigurationError(
+                f"{path}: the canonical table {path.stem!r} is there already, in {first}",
+                hint="give only table and sources to add to it, or choose another name",
+            )
+        twice = sorted(set(sources) & set(held.sources))
+        if twice:
+            raise ConfigurationError(
+                f"{path}: sources.{twice[0]}: {first} maps this service already",
+                hint="map the endpoint of another service, or remove one of the two",
+            )
+        dumped = held.model_dump(mode="json", by_alias=True)
+        return dumped | {"table": more.get("table"), "sources": dumped["sources"] | sources}
+
+
+def _named(path: Path, document: object, model: type[M], key: str) -> M:
+    read = _checked(path, document, model)
     if getattr(read, key) != path.stem:
         raise ConfigurationError(
             f"{path}: {key} is {getattr(read, key)!r}, but the file is named {path.name}",
@@ -64,14 +125,22 @@ def _named(path: Path, model: type[M], key: str) -> M:
 
 
 def _read(path: Path, model: type[M]) -> M:
+    return _checked(path, _document(path), model)
+
+
+def _document(path: Path) -> object:
     try:
-        document = json.loads(path.read_text("utf-8"), object_pairs_hook=_once)
+        document: object = json.loads(path.read_text("utf-8"), object_pairs_hook=_once)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ConfigurationError(f"{path}: is no JSON: {error}") from error
     if isinstance(document, dict):
         document.pop("$schema", None)
+    return document
+
+
+def _checked(path: Path, document: object, model: type[M]) -> M:
     try:
         return model.model_validate(document)
     except ValidationError as error:
@@ -91,11 +160,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _explain(path: Path, document: object, model: type[BaseModel], error: ValidationError) -> str:
     lines = []
     for item in error.errors(include_url=False):
-        place = ".".join(str(part) for part in item["loc"]) or "(top)"
+        place = _place(document, item["loc"], missing=item["type"] == "missing")
         text = item["msg"]
         if item["type"] == "extra_forbidden":
             text = f"unknown key; allowed here: {', '.join(_allowed(model, item['loc']))}"
-        elif item["type"] != "missing":
+        elif item["type"] != "missing" and not isinstance(item["input"], dict):
             text += f", not {item['input']!r:.80}"
         lines.append(f"{path}: {place}: {text}")
     return "\n".join(lines)
@@ -104,24 +173,56 @@ def _explain(path: Path, document: object, model: type[BaseModel], error: Valida
 def _allowed(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Keys that the JSON Schema allows in the object that holds `loc`'s last part."""
     schema = model.model_json_schema()
-    here: dict[str, Any] = schema
+    here = schema
     for part in loc[:-1]:
-        if "properties" in here and part in here["properties"]:
-            here = here["properties"][part]
-        elif isinstance(here.get("additionalProperties"), dict):
-            here = here["additionalProperties"]
-        elif "anyOf" in here:
-            name = str(part)
-            here = next((o for o in here["anyOf"] if o.get("$ref", "").endswith(name)), {})
+        here = _below(_resolved(here, schema), part)
+    return sorted(_resolved(here, schema).get("properties", {}))
+
+
+def _resolved(here: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """What a reference means, and what may also be null."""
+    while True:
+        choices = [one for one in here.get("anyOf", ()) if one.get("type") != "null"]
         if "$ref" in here:
             here = schema["$defs"][here["$ref"].rsplit("/", 1)[1]]
-    return sorted(here.get("properties", {}))
+        elif len(choices) == 1:
+            here = choices[0]
+        else:
+            return here
 
 
-def _cross_check(mappings: Path, catalog: Catalog) -> None:
+def _below(here: dict[str, Any], part: int | str) -> dict[str, Any]:
+    kinds = here.get("discriminator", {}).get("mapping", {})
+    if part in kinds:
+        return {"$ref": kinds[part]}
+    if part in here.get("properties", {}):
+        return dict(here["properties"][part])
+    if isinstance(here.get("additionalProperties"), dict):
+        return dict(here["additionalProperties"])
+    return next((o for o in here.get("anyOf", ()) if o.get("$ref", "").endswith(str(part))), {})
+
+
+def _place(document: Any, loc: tuple[int | str, ...], *, missing: bool) -> str:
+    """The path of a mistake in the file, without the names of kinds that are none of its keys.
+
+    Args:
+        missing: The last part is not there, and should be.
+    """
+    names = []
+    for part in loc:
+        is_key = isinstance(document, dict) and part in document
+        if is_key or (isinstance(document, list) and isinstance(part, int)):
+            document = document[part]
+        elif not (missing and part == loc[-1]):
+            continue
+        names.append(str(part))
+    return ".".join(names) or "(top)"
+
+
+def _cross_check(mappings: Path, places: Mapping[str, Path], catalog: Catalog) -> None:
     """What no single file can know: that names in one file exist in the other."""
     for name, service in catalog.services.items():
-        path = mappings / "services" / f"{name}.json"
+        path = places[f"service/{name}"]
         if name not in catalog.backfill.services:
             raise ConfigurationError(
                 f"{mappings / 'backfill_config.json'}: services has no {name!r}",
@@ -144,7 +245,7 @@ def _cross_check(mappings: Path, catalog: Catalog) -> None:
                     hint="map the endpoint's fields there, or leave out canonical",
                 )
     for name, canonical in catalog.canonical.items():
-        path = mappings / "canonical" / f"{name}.json"
+        path = places[f"canonical/{name}"]
         for service_name, endpoints in canonical.sources.items():
             service_ = catalog.services.get(service_name)
             if service_ is None:

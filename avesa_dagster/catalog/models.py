@@ -6,29 +6,18 @@ a file is an error that names file, path and the allowed values (see `catalog.lo
 
 from __future__ import annotations
 
-import re
 import zoneinfo
 from datetime import time
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from avesa_dagster.names import NAME
-
-PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
-
-
-def _name(value: str) -> str:
-    if not NAME.fullmatch(value):
-        raise ValueError("a name is 1 to 63 of a-z, 0-9, '_' and '-', starting with a-z or 0-9")
-    return value
-
-
-def _path(value: str) -> str:
-    if not PATH.fullmatch(value):
-        raise ValueError("a path is field names joined by dots, for example company.id")
-    return value
+from avesa_dagster.catalog.basics import PATH as PATH
+from avesa_dagster.catalog.basics import Model as Model
+from avesa_dagster.catalog.basics import Name as Name
+from avesa_dagster.catalog.basics import Path as Path
+from avesa_dagster.catalog.http import HttpService
 
 
 def _zone(value: str) -> str:
@@ -41,13 +30,7 @@ def _zone(value: str) -> str:
     return value
 
 
-Name = Annotated[str, AfterValidator(_name)]
 Zone = Annotated[str, AfterValidator(_zone)]
-Path = Annotated[str, AfterValidator(_path)]
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ScdType(StrEnum):
@@ -87,7 +70,7 @@ class ListPick(Model):
     """
 
     list: Path
-    where: dict[Path, str] = {}
+    where: dict[Path, str] = Field(default_factory=dict)
     prefer: Path | None = None
     take: Path
 
@@ -95,7 +78,16 @@ class ListPick(Model):
         return (self.list,)
 
 
-Source = Path | FirstOf | ListPick
+class Opposite(Model):
+    """The other one of true and false: what the service keeps as `active` is `inactive_flag`."""
+
+    path: Path = Field(alias="not")
+
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,)
+
+
+Source = Path | FirstOf | ListPick | Opposite
 
 
 def source_paths(source: Source) -> tuple[str, ...]:
@@ -115,6 +107,7 @@ class ServiceTable(Model):
         priority: Lower ones are backfilled first.
         canonical: Canonical table that it feeds, or None while it has no mapping.
         record_fields: Known top-level fields; when given, mapping paths are checked against them.
+        never_stored: Top-level fields that are taken out of each record: passwords and the like.
     """
 
     endpoint: str = Field(pattern=r"^[A-Za-z0-9_./-]+$")
@@ -125,6 +118,7 @@ class ServiceTable(Model):
     priority: int = Field(default=5, ge=1, le=9)
     canonical: Name | None = None
     record_fields: tuple[str, ...] = ()
+    never_stored: tuple[str, ...] = ()
 
 
 class Service(Model):
@@ -135,6 +129,11 @@ class Service(Model):
         lag_seconds: A window of the present ends this long ago: records become visible late.
         overlap_seconds: A sync starts this long before the previous requested bound.
         request_timeout_seconds: Wait for an answer at most this long.
+        bulk_records: A window with so many records is fetched in bulk; None: never.
+        daily_share: Of the requests that the service allows a customer in a day, which all
+            programs share, AVESA stops at this share; None: it does not look.
+        blank_is_null: The service writes null as an empty text, so no field holds one.
+        http: How to speak to it, where no code of its own does (see `catalog.http`).
     """
 
     service: Name
@@ -143,7 +142,21 @@ class Service(Model):
     lag_seconds: int = Field(ge=0)
     overlap_seconds: int = Field(ge=0)
     request_timeout_seconds: float = Field(gt=0)
+    bulk_records: int | None = Field(default=None, ge=1)
+    daily_share: float | None = Field(default=None, gt=0, le=1)
+    blank_is_null: bool = False
+    http: HttpService | None = None
     tables: dict[Name, ServiceTable] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _tables_of_http(self) -> Service:
+        unknown = sorted(set(self.http.tables if self.http else ()) - set(self.tables))
+        if unknown:
+            raise ValueError(
+                f"http.tables: there is no table {unknown[0]!r}; tables has: "
+                f"{', '.join(self.tables)}"
+            )
+        return self
 
     def table_of(self, endpoint: str) -> str | None:
         """Name of the table with this endpoint."""
@@ -154,8 +167,8 @@ class CanonicalTable(Model):
     """One file of `mappings/canonical/`: fields and types, and where each service keeps them.
 
     Attributes:
-        sources: service -> endpoint -> field -> path, FirstOf or ListPick. A field that a service
-            lacks is null there.
+        sources: service -> endpoint -> field -> path, FirstOf, ListPick or (for a bool) Opposite.
+            A field that a service lacks is null there.
     """
 
     table: Name
@@ -169,11 +182,16 @@ class CanonicalTable(Model):
             raise ValueError("fields must have 'id'")
         for service, endpoints in self.sources.items():
             for endpoint, mapping in endpoints.items():
-                for name in mapping:
+                for name, source in mapping.items():
                     if name not in self.fields:
                         raise ValueError(
                             f"sources.{service}.{endpoint}: unknown field {name!r}; "
                             f"fields has: {', '.join(self.fields)}"
+                        )
+                    if isinstance(source, Opposite) and self.fields[name] != FieldType.BOOL:
+                        raise ValueError(
+                            f"sources.{service}.{endpoint}.{name}: 'not' is for a bool field, "
+                            f"and {name} is {self.fields[name].value}"
                         )
                 if "id" not in mapping:
                     raise ValueError(f"sources.{service}.{endpoint}: 'id' must be mapped")
@@ -334,13 +352,19 @@ class BackfillConfig(Model):
     """`mappings/backfill_config.json`."""
 
     services: dict[Name, BackfillSettings]
-    tenants: dict[Name, dict[Name, TenantOverrides]] = {}
+    tenants: dict[Name, dict[Name, TenantOverrides]] = Field(default_factory=dict)
     sweep: SweepGuard
     scheduling: Scheduling = Scheduling()
     retry: ChunkRetry = ChunkRetry()
     breaker: BreakerSettings = BreakerSettings()
     upkeep: Upkeep = Upkeep()
     alerts: AlertSettings = AlertSettings()
+
+
+class ServiceSettings(Model):
+    """The `backfill_config.json` that a package brings with a service: that service's alone."""
+
+    services: dict[Name, BackfillSettings]
 
 
 class Catalog(Model):

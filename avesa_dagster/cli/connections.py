@@ -16,9 +16,7 @@ from avesa_dagster.control.health import Breaker
 from avesa_dagster.errors import ConfigurationError
 from avesa_dagster.installation import Installation
 from avesa_dagster.names import checked
-from avesa_dagster.sources.registry import source_module
-
-_SECRET = ("key", "secret", "password", "token")
+from avesa_dagster.sources.declared import Speaker, secret_fields
 
 
 @click.command(
@@ -63,8 +61,8 @@ def connect(
     Connecting again replaces the credentials; history may only grow to the left.
     """
     checked("tenant", tenant)
-    values = _credentials(service, credentials_file)
     installation = Installation.from_environment()
+    values = _credentials(installation.speaker(service), credentials_file)
     before = installation.control.registry.get(tenant, service)
     connection = installation.connect(
         tenant,
@@ -211,13 +209,11 @@ def _breaker(breaker: Breaker) -> dict[str, Any]:
     }
 
 
-def _credentials(service: str, file: str | None) -> dict[str, object]:
-    fields = source_module(service).FIELDS
+def _credentials(spoken: Speaker, file: str | None) -> dict[str, object]:
+    fields = spoken.FIELDS
     if file is None:
-        return {
-            name: click.prompt(name, hide_input=any(word in name for word in _SECRET))
-            for name in fields
-        }
+        secret = secret_fields(spoken)
+        return {name: click.prompt(name, hide_input=name in secret) for name in fields}
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -12,6 +12,8 @@ import click
 from avesa_dagster.installation import Installation
 from avesa_dagster.settings import Settings
 
+_DEMONSTRATED = ("connectwise", "servicenow", "salesforce")
+
 
 @click.command(
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
@@ -63,17 +65,17 @@ Examples:
 def dev(port: int, host: str) -> None:
     """Open the Dagster UI and its daemon on this installation, until stopped.
 
-    The service that `avesa demo` simulates runs along if this installation is the demo's.
+    The services that `avesa demo` simulates run along if this installation is the demo's.
     """
-    from avesa_dagster.cli import demonstration
+    from avesa_dagster.cli import demonstration, staged
 
     settings = Settings.from_environment()
     with (
         demonstration.dagster(settings, port=port, host=host, quiet=False) as process,
-        demonstration.simulator_of(Installation(settings)) as simulated,
+        staged.along(Installation(settings)) as simulated,
     ):
-        if simulated:
-            click.echo(f"The demo's simulated service: {simulated}")
+        for address in simulated:
+            click.echo(f"A simulated service of the demo: {address}")
         click.echo(f"Dagster UI: http://{host}:{port}  (stop with Ctrl-C)")
         try:
             raise click.exceptions.Exit(process.wait())
@@ -83,28 +85,36 @@ def dev(port: int, host: str) -> None:
 
 @click.command(
     epilog="""\b
-Example:
+Examples:
   avesa demo --tickets 20000
+  avesa demo --service salesforce
+  avesa demo --service all
 """
 )
-@click.option("--tickets", type=click.IntRange(1), default=20_000, show_default=True)
-@click.option("--time-entries", type=click.IntRange(1), default=30_000, show_default=True)
-@click.option("--companies", type=click.IntRange(1), default=500, show_default=True)
-@click.option("--contacts", type=click.IntRange(1), default=2_000, show_default=True)
-def demo(tickets: int, time_entries: int, companies: int, contacts: int) -> None:
-    """Connect tenant acme to a simulated ConnectWise and backfill two years, through Dagster.
+@click.option(
+    "--service",
+    type=click.Choice([*_DEMONSTRATED, "all"]),
+    default="connectwise",
+    show_default=True,
+    help="The service that is simulated and connected.",
+)
+@click.option("--tickets", type=click.IntRange(1), help="ConnectWise's; 20,000 if not given.")
+@click.option("--time-entries", type=click.IntRange(1), help="ConnectWise's; 30,000.")
+@click.option("--companies", type=click.IntRange(1), help="ConnectWise's; 500.")
+@click.option("--contacts", type=click.IntRange(1), help="ConnectWise's; 2,000.")
+def demo(service: str, **sizes: int | None) -> None:
+    """Connect tenant acme to a simulated service and backfill its history, through Dagster.
 
     Ends by itself; what it fetched stays in AVESA_HOME.
     """
     from avesa_dagster.cli import demonstration
 
-    sizes = {
-        "tickets": tickets,
-        "time_entries": time_entries,
-        "companies": companies,
-        "contacts": contacts,
-    }
-    raise click.exceptions.Exit(demonstration.demonstrate(Installation.from_environment(), sizes))
+    services = _DEMONSTRATED if service == "all" else (service,)
+    own = {name: size for name, size in sizes.items() if size is not None}
+    installation = Installation.from_environment()
+    raise click.exceptions.Exit(
+        demonstration.demonstrate(installation, services, {"connectwise": own})
+    )
 
 
 def variables(settings: Settings) -> dict[str, str]:

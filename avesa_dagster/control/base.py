@@ -7,6 +7,7 @@ suite a protocol runs over all of them. Times are timezone-aware UTC datetimes e
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -125,6 +126,10 @@ class ChunkState(StrEnum):
     FAILED = "failed"
 
 
+COVERING = ("full", "window")
+"""Kinds of chunks that bring every record of their window."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """One row of ChunkProgress: a half-open window [start, end) of one table of one partition.
@@ -134,7 +139,8 @@ class Chunk:
             is completed; a new materialization has a new one and fetches anew.
         chunk_id: Deterministic within (token, tenant, service, table), e.g. `20260301-20260401`.
         partition: Key of the partition, `YYYY-MM-DD`.
-        kind: `window` (records by change time), `full` (all records, no date filter) or `sweep`.
+        kind: `window` (records by change time), `full` (all records, no date filter), `sweep` (all
+            ids, for what is gone) or `deletions` (the service's own list of what is gone).
         cursor: Last record id that is safely stored, None before the first part.
         rows: Rows fetched so far (of this attempt chain). Equals what the objects hold for
             windows; a full pull stores only what differs from what is held.
@@ -252,6 +258,11 @@ class Ledger(Protocol):
         ended meanwhile stays as it is. Adds requests. Progress is kept."""
         ...
 
+    def resting(self, tenant: str, service: str, table: str, *, before: datetime) -> list[Chunk]:
+        """Chunks of any token that have a cursor, are not completed, and were begun or failed last
+        before this moment, oldest window first."""
+        ...
+
     def covered(
         self, tenant: str, service: str | None = None, table: str | None = None
     ) -> list[Covered]:
@@ -283,6 +294,11 @@ class Secrets(Protocol):
     def put(self, tenant: str, service: str, values: dict[str, str]) -> None: ...
 
     def remove(self, tenant: str, service: str) -> None: ...
+
+    def exclusive(self, tenant: str, service: str) -> AbstractContextManager[None]:
+        """A block that one process and thread is in at a time for each tenant and service; `get`
+        and `put` go on working for everybody. Raises StoreError after minutes of waiting."""
+        ...
 
     def forget(self, tenant: str) -> list[str]:
         """Removes all of a tenant's credentials, readable or not.

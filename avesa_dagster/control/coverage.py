@@ -10,7 +10,7 @@ from enum import StrEnum
 from heapq import heappop, heappush
 
 from avesa_dagster.catalog.grain import Partition
-from avesa_dagster.control.base import Covered
+from avesa_dagster.control.base import COVERING, Covered
 from avesa_dagster.sources.base import Window
 
 
@@ -126,7 +126,7 @@ def gaps(covered: Iterable[tuple[datetime, datetime]], whole: Window) -> list[Wi
 
 
 def _fetching(chunks: Iterable[Covered]) -> Iterable[Covered]:
-    return (chunk for chunk in chunks if chunk.kind != "sweep" and chunk.start < chunk.end)
+    return (chunk for chunk in chunks if chunk.kind in COVERING and chunk.start < chunk.end)
 
 
 _Stretch = tuple[datetime, datetime, int]

@@ -56,10 +56,17 @@ class Breakers(Protocol):
         ...
 
     def failed(
-        self, tenant: str, service: str, reason: str, *, credentials: bool, now: datetime
+        self,
+        tenant: str,
+        service: str,
+        reason: str,
+        *,
+        credentials: bool,
+        now: datetime,
+        at_once: bool = False,
     ) -> Breaker:
-        """Counts a failure: opens at once for refused credentials, else at the threshold; a probe
-        that fails opens again, for twice as long (bounded)."""
+        """Counts a failure: opens at once for refused credentials or if told so, else at the
+        threshold; a probe that fails opens again, for twice as long (bounded)."""
         ...
 
     def succeeded(self, tenant: str, service: str) -> Breaker:

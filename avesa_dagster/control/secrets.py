@@ -22,6 +22,8 @@ from avesa_dagster.names import NAME, checked
 
 _log = logging.getLogger(__name__)
 _LOCK_SECONDS = 30.0
+_EXCLUSIVE_SECONDS = 300.0
+"""A block under `exclusive` asks the service, which may take as long as its retries."""
 
 
 def secret_variable(tenant: str, service: str) -> str:
@@ -136,10 +138,22 @@ class FileSecrets:
             except FileNotFoundError:
                 content = b"{}"
             held = _services(content)
-            for leftover in (_staged(path), path):
+            for leftover in (*self._folder.glob(f".{tenant}.*.lock"), _staged(path), path):
                 leftover.unlink(missing_ok=True)
             _sync_folder(self._folder)
         return held
+
+    @contextmanager
+    def exclusive(self, tenant: str, service: str) -> Iterator[None]:
+        """See Secrets.exclusive. By a lock file of its own for each tenant and service.
+
+        Raises:
+            ConfigurationError: A name is invalid.
+            StoreError: The disk fails, or another holder does not come to an end.
+        """
+        names = checked("tenant", tenant), checked("service", service)
+        with self._locked(f".{'.'.join(names)}.lock", _EXCLUSIVE_SECONDS):
+            yield
 
     def overrides(self, tenant: str) -> list[str]:
         """Names of the environment's variables that hold credentials of a tenant, sorted."""
@@ -190,17 +204,17 @@ class FileSecrets:
                 raise
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = self._folder / ".lock"
+    def _locked(self, name: str = ".lock", seconds: float = _LOCK_SECONDS) -> Iterator[None]:
+        lock = self._folder / name
         with _store_errors(lock):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            deadline = time.monotonic() + _LOCK_SECONDS
+            deadline = time.monotonic() + seconds
             while not _try_lock(descriptor, lock):
                 if time.monotonic() > deadline:
                     raise StoreError(
-                        f"{lock} was held by another process for {_LOCK_SECONDS:.0f} s",
+                        f"{lock} was held by another process for {seconds:.0f} s",
                         hint="look for an `avesa` process that hangs; nothing was written",
                     )
                 time.sleep(0.01)

@@ -113,7 +113,14 @@ class SqliteBreakers:
         return [_to_breaker(row) for row in rows]
 
     def failed(
-        self, tenant: str, service: str, reason: str, *, credentials: bool, now: datetime
+        self,
+        tenant: str,
+        service: str,
+        reason: str,
+        *,
+        credentials: bool,
+        now: datetime,
+        at_once: bool = False,
     ) -> Breaker:
         """See Breakers.failed. Characters of `reason` that are not valid Unicode become `?`.
 
@@ -130,7 +137,7 @@ class SqliteBreakers:
             after = dataclasses.replace(before, failures=before.failures + 1)
             if not (before.state is BreakerState.OPEN and before.credentials):
                 after = dataclasses.replace(after, reason=_text(reason), credentials=credentials)
-            if self._opens(after):
+            if self._opens(after, at_once):
                 after = self._opened(after, now)
             _put_breaker(connection, after)
         return after
@@ -169,10 +176,11 @@ class SqliteBreakers:
         """See Breakers.forget. Returns how many rows were removed."""
         return _forget(self._database, tenant, "Breakers")
 
-    def _opens(self, breaker: Breaker) -> bool:
+    def _opens(self, breaker: Breaker, at_once: bool) -> bool:
         match breaker.state:
             case BreakerState.CLOSED:
-                return breaker.credentials or breaker.failures >= self._settings.failures
+                threshold = self._settings.failures
+                return breaker.credentials or at_once or breaker.failures >= threshold
             case BreakerState.OPEN:
                 return False
             case BreakerState.HALF_OPEN:

@@ -237,6 +237,19 @@ class SqliteLedger:
 
         return self._change(chunk, change)
 
+    def resting(self, tenant: str, service: str, table: str, *, before: datetime) -> list[Chunk]:
+        """See Ledger.resting."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM ChunkProgress"
+                " WHERE tenant = ? AND service = ? AND table_name = ? AND state <> 'completed'"
+                " AND cursor IS NOT NULL"
+                " AND max(coalesce(started_at, 0), coalesce(finished_at, 0)) < ?"
+                " ORDER BY window_start, token, chunk_id",
+                (tenant, service, table, to_micros(before)),
+            ).fetchall()
+        return [_chunk(row) for row in rows]
+
     def covered(
         self, tenant: str, service: str | None = None, table: str | None = None
     ) -> list[Covered]:
@@ -273,7 +286,8 @@ class SqliteLedger:
             for start, end in connection.execute(
                 "SELECT window_start, window_end FROM ChunkProgress"
                 " WHERE tenant = ? AND service = ? AND table_name = ? AND state = 'completed'"
-                " AND kind <> 'sweep' AND window_start < window_end ORDER BY window_start",
+                " AND kind IN ('full', 'window') AND window_start < window_end"
+                " ORDER BY window_start",
                 (tenant, service, table),
             ):
                 if not merged or start > merged[-1][1]:

@@ -55,11 +55,15 @@ def results(
 
 def _reconciled(installation: Installation, extracted: Extracted) -> Result:
     missing = reconcile(installation.objects, extracted.chunks)
-    said = (f"{m.window}: counted {m.counted}, held {m.held}" for m in missing)
+    said = (
+        f"{m.window}: counted {m.counted}, shown to this user {m.shown}, held {m.held}"
+        for m in missing
+    )
+    lost = any(m.lost for m in missing)
     return Result(
         check_name=RECONCILES,
         passed=not missing,
-        severity=dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.ERROR if lost else dg.AssetCheckSeverity.WARN,
         metadata={
             "windows compared": len(extracted.chunks),
             "windows that disagree": ", ".join(said) or "none",

@@ -202,7 +202,8 @@ class Comparison:
         return self._by_keys(todo)
 
     def _counts(self, window: Window) -> tuple[int, int]:
-        return self._source.count(self._table, Span(window)), self._believed.count(window)
+        alive = Span(window, alive=True)
+        return self._source.count(self._table, alive), self._believed.count(window)
 
     def _catch_up(self, age: timedelta) -> None:
         if self._moved_until is None or self._source.now() >= self._moved_until + age:
@@ -229,7 +230,8 @@ class Comparison:
         for _ in range(_LIST_TRIES):
             self._believed.begin_list()
             rejected = []
-            for segment in segments(self._source, self._table, Span(window), ids_only=True):
+            alive = Span(window, alive=True)
+            for segment in segments(self._source, self._table, alive, ids_only=True):
                 self._believed.note_listed(r for page in segment.pages for r in page.records)
                 rejected += [item for page in segment.pages for item in page.rejected]
             if not rejected:
@@ -277,7 +279,7 @@ class Comparison:
         unique = {item.payload: item.reason for item in rejected}
         return Bad(
             window=window,
-            source_count=self._source.count(self._table, Span(window)),
+            source_count=self._source.count(self._table, Span(window, alive=True)),
             lake_count=self._believed.count(window),
             missing=len(unique),
             ids=(),
@@ -315,7 +317,7 @@ class Comparison:
             findings.moved_on += 1
 
     def _fate(self, record_id: str) -> tuple[_Fate, datetime | None]:
-        alone = Span(after=str(int(record_id) - 1), upto=record_id)
+        alone = Span(only=record_id, alive=True)
         for _ in range(_LOOK_TRIES):
             page = self._source.page(self._table, alone)
             if page.records:

@@ -48,10 +48,7 @@ def reopen_returned(chunk: Chunk, source: Source, shop: Workshop) -> None:
     Their change time may be long past, in a window that nobody asks for again. The observation
     goes to the newest requested partition; history unites what lies in several.
     """
-    pages = [
-        source.page(chunk.table, Span(after=str(int(record_id) - 1), upto=record_id))
-        for record_id in shop.held.returned()
-    ]
+    pages = [source.page(chunk.table, Span(only=record_id)) for record_id in shop.held.returned()]
     rows = shop.held.new(raw.observations(pages, chunk, shop.origin))
     if rows.num_rows:
         raw.write(shop.objects, rows, chunk, shop.partitions[-1].key)

@@ -115,14 +115,15 @@ class Fetching:
             return sum(source.requests for source in self._sources)
 
     def all(self, threads: int) -> Swept:
-        """Fetches every chunk; sweeps last, when the windows are stored."""
+        """Fetches every chunk; what looks for deletions last, when the windows are stored."""
         swept = Swept()
-        windows = [chunk for chunk in self._chunks if chunk.kind != "sweep"]
-        sweeps = [chunk for chunk in self._chunks if chunk.kind == "sweep"]
+        last = ("deletions", "sweep")  # of what the windows brought, some may be gone since
+        groups = [[chunk for chunk in self._chunks if chunk.kind not in last]]
+        groups += [[chunk for chunk in self._chunks if chunk.kind == kind] for kind in last]
         pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="chunk")
         self._say(None)
         try:
-            for group in (windows, sweeps):
+            for group in groups:
                 for found in self._group(pool, threads, group):
                     swept = Swept(swept.deleted + found.deleted, swept.hidden + found.hidden)
         except BaseException:

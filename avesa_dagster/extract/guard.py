@@ -41,6 +41,7 @@ class Guard:
         self._threshold = threshold
         self._probe = probe
         self._clock = clock
+        self._exhausted = False
 
     def admit(self) -> None:
         """Lets the caller go on, or probes if it is time to.
@@ -58,6 +59,8 @@ class Guard:
 
     def worked(self) -> None:
         """A chunk arrived."""
+        if self._exhausted:  # this chunk was under way before
+            return
         breaker = self._breakers.get(self._tenant, self._service)
         if breaker.failures or breaker.state is not BreakerState.CLOSED:
             self._breakers.succeeded(self._tenant, self._service)
@@ -74,6 +77,10 @@ class Guard:
             self._count(error)
             return
         if not isinstance(error, RetriableError):
+            return
+        if isinstance(error, Suspended):  # the source knows that nothing will be answered
+            self._exhausted = True
+            self._count(error)
             return
         breaker = self._breakers.get(self._tenant, self._service)
         if breaker.failures + 1 >= self._threshold:
@@ -105,6 +112,7 @@ class Guard:
             self._service,
             str(error),
             credentials=isinstance(error, CredentialsRefused),
+            at_once=isinstance(error, Suspended),
             now=self._clock(),
         )
 

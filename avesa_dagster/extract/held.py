@@ -35,6 +35,10 @@ select record_id, last.updated_at, last.content_hash, last.is_deleted from (
         {{o: observed_at, u: updated_at, h: content_hash}}) as last
     from {source} group by record_id)
 """
+_CLOSED = """
+create table closed as
+select record_id, max(updated_at) as updated_at from {source} where is_deleted group by record_id
+"""
 
 
 class Held:
@@ -77,6 +81,7 @@ class Held:
         source = parquet(files)
         with explained("raw cannot be read", Where(tenant, service, table)):
             self._db.execute(_VERSIONS.format(source=source))
+            self._db.execute(_CLOSED.format(source=source))
             if self._whole:
                 self._db.execute(_LATEST.format(source=source))
 
@@ -104,6 +109,21 @@ class Held:
             self._db.register("candidates", keys)
             found = self._db.sql(
                 f"select n from candidates where n not in ({known}) order by n"
+            ).to_arrow_table()
+            self._db.unregister("candidates")
+        return rows.take(found.column("n"))
+
+    def new_deletions(self, rows: pa.Table) -> pa.Table:
+        """Of rows that close records, those that no deletion that is held says already."""
+        if self._empty or not rows.num_rows:
+            return rows
+        keys = rows.select(["record_id", "updated_at"])
+        keys = keys.append_column("n", pa.array(range(rows.num_rows), pa.int64()))
+        with self._lock:
+            self._db.register("candidates", keys)
+            found = self._db.sql(
+                """select n from candidates c where not exists (select 1 from closed h
+                where h.record_id = c.record_id and h.updated_at >= c.updated_at) order by n"""
             ).to_arrow_table()
             self._db.unregister("candidates")
         return rows.take(found.column("n"))

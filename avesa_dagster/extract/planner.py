@@ -26,6 +26,7 @@ def plan(
     sizes: Sizes,
     count: Count | None = None,
     whole: bool,
+    lists_deletions: bool = False,
 ) -> list[Chunk]:
     """The chunks of a request.
 
@@ -38,6 +39,7 @@ def plan(
         sizes: What bounds a chunk.
         count: Asks the service; None: by the calendar alone.
         whole: Master data: one full pull in place of windows.
+        lists_deletions: Whether the service may keep a list of what was deleted.
     """
     if whole:
         start, end = request.start, min(request.end, upper)
@@ -55,6 +57,8 @@ def plan(
         _chunk(request, partition.key, "window", window)
         for partition, window in reversed(_sized(stretches, sizes, count))
     ]
+    if lists_deletions and sync_from is not None and sync_from < upper:
+        chunks.append(_chunk(request, WHOLE, "deletions", Window(sync_from, upper)))
     if request.mode is Mode.FULL:
         chunks.append(_chunk(request, WHOLE, "sweep", Window(request.start, upper)))
     return chunks

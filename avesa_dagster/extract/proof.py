@@ -29,13 +29,15 @@ class Segment:
 
     Attributes:
         pages: Every page read, those of unproven readings too: they are observations as well.
-        count: Records that the service counted, all of which are in `pages`.
+        count: Records that the service counted, all of which are in `pages` or hidden.
         last_id: Where the next segment goes on; None if nothing was read at all.
+        hidden: Those that the service does not show to this user.
     """
 
     pages: tuple[Page, ...]
     count: int
     last_id: str | None
+    hidden: int = 0
 
 
 def segments(
@@ -46,17 +48,19 @@ def segments(
     ids_only: bool = False,
     rows: int = SEGMENT_ROWS,
     size: int = SEGMENT_BYTES,
+    counted: int | None = None,
 ) -> Iterator[Segment]:
     """Reads the span, oldest id first, in proven segments.
 
     Args:
         rows: A segment ends after the page that reaches this many rows,
         size: or this many bytes of payloads.
+        counted: What the service counted of the span just now; None: it is asked.
 
     Raises:
         DataError: The service lists other than it counts, again and again.
     """
-    remaining = source.count(table, span)
+    remaining = source.count(table, span) if counted is None else counted
     ended = False
     while not ended:
         reading, again = _Reading(last_id=span.after), _Reading()
@@ -70,17 +74,17 @@ def segments(
                 span = replace(span, after=reading.last_id)
                 left = source.count(table, span)
                 expected, remaining = remaining - left, left
-            last_id = reading.last_id
+            last_id, hidden = reading.last_id, reading.hidden
             if reading.rows != expected:
                 _prove(again, source, table, here, ids_only, reading)
-                expected = again.rows
+                expected, hidden = again.rows, again.hidden
                 if ended:  # the first reading may have ended early, or with nothing
                     last_id = again.last_id or last_id
         except AvesaError:
             if seen := (*reading.pages, *again.pages):  # unproven, and observations all the same
                 yield Segment(seen, 0, None)
             raise
-        yield Segment((*reading.pages, *again.pages), expected, last_id)
+        yield Segment((*reading.pages, *again.pages), expected, last_id, hidden)
 
 
 @dataclass(slots=True)
@@ -89,6 +93,7 @@ class _Reading:
 
     pages: list[Page] = field(default_factory=list)
     rows: int = 0
+    hidden: int = 0
     last_id: str | None = None
     ended: bool = False
 
@@ -109,6 +114,8 @@ def _read(
     unusable: set[bytes] = set()
     while True:
         page = _page(source, table, replace(span, after=reading.last_id), ids_only)
+        reading.rows += page.hidden
+        reading.hidden += page.hidden
         if not len(page):
             reading.ended = True
             return
@@ -132,9 +139,10 @@ def _read(
 
 
 def _may_go_on(reading: _Reading) -> bool:
-    """Whether more may follow though the count is reached: the last page is as full as the others,
-    and a record that showed up late can have pushed another one out of it."""
-    return len(reading.pages) > 1 and len(reading.pages[-1]) == max(map(len, reading.pages))
+    """Whether more may follow though the count is reached: the last page is full, or as long as
+    the others, and a record that showed up late can have pushed another one out of it."""
+    last = reading.pages[-1]
+    return last.full or (len(reading.pages) > 1 and len(last) == max(map(len, reading.pages)))
 
 
 def _page(source: Source, table: str, span: Span, ids_only: bool) -> Page:
@@ -165,6 +173,7 @@ def _prove(
             proven.pages += reading.pages
         if reading.rows == expected:
             proven.rows += expected
+            proven.hidden += reading.hidden
             if reading.pages:  # lower halves are read first
                 proven.last_id = reading.last_id
             continue

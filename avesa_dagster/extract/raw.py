@@ -33,15 +33,26 @@ class Origin:
 
 
 def content_hash(payload: bytes) -> str:
-    """32 hex digits of BLAKE2b over the payload."""
+    """32 hex digits of BLAKE2b over the payload, or over what stands for it."""
     return hashlib.blake2b(payload, digest_size=16).hexdigest()
 
 
 def observations(pages: Iterable[Page], chunk: Chunk, origin: Origin) -> pa.Table:
     """The rows of RAW_SCHEMA that the pages hold; the same content seen twice is one row.
 
-    A record without a change time gets the moment of its observation.
+    A record without a change time gets the moment of its observation. What the service lists as
+    deleted is left to `tombstones`.
     """
+    return _observed(pages, chunk, origin, deleted=False)
+
+
+def tombstones(pages: Iterable[Page], chunk: Chunk, origin: Origin) -> pa.Table:
+    """Rows that close the records that the pages list as deleted, from their change time on; with
+    the payload that the service still shows."""
+    return _observed(pages, chunk, origin, deleted=True)
+
+
+def _observed(pages: Iterable[Page], chunk: Chunk, origin: Origin, *, deleted: bool) -> pa.Table:
     ids: list[str] = []
     updated: list[datetime] = []
     observed: list[datetime] = []
@@ -50,7 +61,9 @@ def observations(pages: Iterable[Page], chunk: Chunk, origin: Origin) -> pa.Tabl
     seen: set[tuple[str, str]] = set()
     for page in pages:
         for record in page.records:
-            digest = content_hash(record.payload)
+            if record.deleted is not deleted:
+                continue
+            digest = content_hash(record.payload if record.content is None else record.content)
             key = (record.record_id, digest)
             if key in seen:
                 continue
@@ -60,7 +73,7 @@ def observations(pages: Iterable[Page], chunk: Chunk, origin: Origin) -> pa.Tabl
             observed.append(page.received_at)
             hashes.append(digest)
             payloads.append(record.payload)
-    return _table(ids, updated, observed, hashes, payloads, chunk, origin, deleted=False)
+    return _table(ids, updated, observed, hashes, payloads, chunk, origin, deleted=deleted)
 
 
 def deletions(

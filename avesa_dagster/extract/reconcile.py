@@ -15,11 +15,21 @@ from avesa_dagster.sources.base import Window
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """A window of which the lake holds fewer records than the service counted."""
+    """A window of which the lake holds fewer records than the service counted.
+
+    Attributes:
+        shown: Records that the service showed; fewer than it counted are hidden from this user.
+    """
 
     window: str
     counted: int
+    shown: int
     held: int
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lake lacks what the service showed."""
+        return self.held < self.shown
 
 
 def reconcile(objects: Objects, chunks: Sequence[Chunk]) -> list[Disagreement]:
@@ -37,12 +47,13 @@ def reconcile(objects: Objects, chunks: Sequence[Chunk]) -> list[Disagreement]:
             held = _records(objects, chunk, None)
         if held < chunk.source_count:
             window = str(Window(chunk.start, chunk.end))
-            found.append(Disagreement(window, chunk.source_count, held))
+            found.append(Disagreement(window, chunk.source_count, chunk.rows, held))
     return found
 
 
 def _records(objects: Objects, chunk: Chunk, partition: str | None) -> int:
-    """Distinct records with a version in the chunk's window, in a partition or in the table."""
+    """Distinct records that were listed with a change in the chunk's window, in a partition or in
+    the table; those that were listed as deleted, too."""
     place = (chunk.tenant, "raw", chunk.service, chunk.table)
     prefix = partition_prefix(*place, partition) if partition else table_prefix(*place)
     keys = [info.key for info in objects.list(prefix) if info.key.endswith(".parquet")]
@@ -53,7 +64,7 @@ def _records(objects: Objects, chunk: Chunk, partition: str | None) -> int:
     with explained("raw cannot be compared with what the service counted", where), connect() as db:
         row = db.execute(
             f"select count(distinct record_id) from {files} "
-            "where not is_deleted and updated_at >= ? and updated_at < ?",
+            "where payload is not null and updated_at >= ? and updated_at < ?",
             [chunk.start, chunk.end],
         ).fetchone()
     return int(row[0]) if row else 0

@@ -12,6 +12,7 @@ from avesa_dagster.catalog import grain
 from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.catalog.models import Catalog
 from avesa_dagster.control.base import (
+    COVERING,
     Chunk,
     ChunkState,
     Ledger,
@@ -239,6 +240,7 @@ class Extractor:
             if request.mode is Mode.BACKFILL
             else None,
             whole=master and request.mode is not Mode.SYNC,
+            lists_deletions=source.lists_deletions,
         )
         return planned + (self.ledger.plan(chunks, now=self.clock()) if chunks else [])
 
@@ -293,7 +295,7 @@ class Extractor:
         self, request: Request, connection: TenantService, chunks: Sequence[Chunk]
     ) -> None:
         """Moves the watermark if these windows reach the present: the frontier of the lag."""
-        reached = [chunk for chunk in chunks if chunk.kind != "sweep"]
+        reached = [chunk for chunk in chunks if chunk.kind in COVERING]
         if not reached:
             return
         upper = lower = max(chunk.end for chunk in reached)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from avesa_dagster.control.base import TenantService
+from avesa_dagster.control.base import COVERING, TenantService
 from avesa_dagster.errors import ConfigurationError, Where
 from avesa_dagster.extract.comparison import Limits
 from avesa_dagster.extract.runner import Extractor
@@ -106,7 +106,7 @@ class Verifier:
         place = (connection.tenant, connection.service, table)
         service = self.extractor.catalog.services[connection.service]
         mark = self.extractor.watermarks.get(*place)
-        chunks = [c for c in self.extractor.ledger.covered(*place) if c.kind != "sweep"]
+        chunks = [c for c in self.extractor.ledger.covered(*place) if c.kind in COVERING]
         windows = []
         for chunk in chunks:
             older_too = chunk.kind == "full" and chunk.start <= connection.history_start

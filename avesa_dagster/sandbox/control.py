@@ -25,6 +25,7 @@ except `now` (the real time) and `hostility` (none).
     delete         table, ids | count, at     → ids
     undelete       table, ids | count         → ids
     poison         table, kinds, at           → ids {kind: id}
+    field          table, add: records that are new or change from now on have such a field
     freeze, thaw   the changes that a script makes by itself
     clock          now | offset_seconds, stopped  → now, epoch
     advance        seconds                    → now, epoch
@@ -113,6 +114,7 @@ class Control:
             "undelete": self._undelete,
             "create": self._create,
             "poison": self._poison,
+            "field": self._field,
             "freeze": lambda given: self._freeze(True),
             "thaw": lambda given: self._freeze(False),
             "clock": self._clock,
@@ -293,6 +295,12 @@ class Control:
             at = _whole_second(given.get("at"))
             moment = int(self._site.clock.now()) if at is None else at
             return {"ids": instance.world.poison(table.name, kinds, moment)}
+
+    def _field(self, given: Arguments) -> Any:
+        instance = self._instance(given)
+        with instance.lock:
+            instance.world.fields[self._table(instance, given).name].append(str(given["add"]))
+        return {}
 
     def _freeze(self, frozen: bool) -> Any:
         self._site.mutations_frozen = frozen

@@ -30,7 +30,8 @@ class Simulator:
             requests.get(simulator.url + "/login/companyinfo/acme_msp")
 
     Args:
-        service: which one; only "connectwise" exists.
+        service: which one: "connectwise", "servicenow" or "salesforce". All have the back door of
+            `sandbox.control`, and methods of their own besides (`sandbox.{service}.control`).
         startup_seconds: how long it may take until it listens.
         options: command line options of `python -m avesa_dagster.sandbox {service}`, with
             underscores for dashes.

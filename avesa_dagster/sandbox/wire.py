@@ -74,17 +74,31 @@ Handler = Callable[[Request], Response]
 
 
 class Server:
-    """Listens at once; `run` serves until the process ends."""
+    """Listens at once; `run` serves until the process ends, or `close` is called."""
 
     def __init__(self, host: str, port: int, handler: Handler) -> None:
         self._handler = handler
+        self._closed = False
         self._socket = socket.create_server((host, port), backlog=1024)
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
 
     def run(self) -> None:
         while True:
-            connection, _ = self._socket.accept()
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                if self._closed:
+                    return
+                raise
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def close(self) -> None:
+        """Takes no more connections; those that are open go on."""
+        self._closed = True
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        finally:
+            self._socket.close()
 
     def _serve(self, connection: socket.socket) -> None:
         try:

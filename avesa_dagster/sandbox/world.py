@@ -63,6 +63,8 @@ class World:
         self._cast = records.Cast.of_setup_tables()
         self._rng = Random(f"{seed}:changes")
         self._revision = 0
+        self.fields: dict[str, list[str]] = {name: [] for name in TABLES}
+        """Table to the fields that records which are new or change have besides."""
         collecting = gc.isenabled()
         gc.disable()
         try:
@@ -101,6 +103,7 @@ class World:
             id = table.next_id
             self._revision += 1
             record = records.MAKERS[name](self._cast, self._rng, self._revision, id, at, at)
+            record |= dict.fromkeys(self.fields[name], "new")
             table.add(Record(id, [Version(at, records.to_bytes(record))]), visible_at)
             made.append(id)
         return made
@@ -116,6 +119,7 @@ class World:
             self._revision += 1
             before = json.loads(record.versions[-1].payload)
             after = records.revise(name, before, self._rng, self._revision, at, "zadmin")
+            after |= dict.fromkeys(self.fields[name], "new")
             table.revise(id, Version(at, records.to_bytes(after)), visible_at)
             changed.append(id)
         return changed

@@ -5,10 +5,10 @@ A service is one folder beside this file: a class that is a `Source`, and a line
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 SECOND_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -36,12 +36,15 @@ def _short(moment: datetime) -> str:
 class Span:
     """What to list: records whose id is in (after, upto], and whose change time is in `window`.
 
-    None leaves that side open; without a window every record of the table is meant.
+    None leaves that side open; without a window every record of the table is meant. `only` is
+    the one record with this id; `alive` leaves out what a service lists though it is deleted.
     """
 
     window: Window | None = None
     after: str | None = None
     upto: str | None = None
+    only: str | None = None
+    alive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,16 @@ class Record:
         record_id: The id as text.
         updated_at: The record's own change time; None where it states none.
         payload: Its JSON, byte for byte.
+        deleted: The service says that it was deleted at its change time.
+        content: Where the service writes the same content in several ways: what is equal if and
+            only if the content is. None: the payload.
     """
 
     record_id: str
     updated_at: datetime | None
     payload: bytes
+    deleted: bool = False
+    content: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +76,31 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
+class Deletion:
+    """A record that the service says was deleted, and when."""
+
+    record_id: str
+    deleted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Records in the order of their ids, each after the span's `after`. Empty: nothing there.
 
     Attributes:
         last_id: Id to go on after; None for a page without records.
         received_at: When the answer arrived, by our clock: the observation time of its records.
+        hidden: Records up to `last_id`, or to the span's end if nothing follows, that the service
+            counts and, asked again, does not show to this user.
+        full: It is as long as was asked for, so that more may follow whatever was counted before.
     """
 
     records: list[Record]
     rejected: list[Rejected]
     last_id: str | None
     received_at: datetime
+    hidden: int = 0
+    full: bool = False
 
     def __len__(self) -> int:
         return len(self.records) + len(self.rejected)
@@ -125,15 +146,65 @@ class Source(Protocol):
         ...
 
     def newest_id(self, table: str) -> str | None:
-        """The greatest id at present: a full pull ends there. None: no record with an id was
-        listed, which does not prove that there is none."""
+        """The greatest id at present: where ids ascend, a full pull ends there. None: no record
+        with an id was listed, which does not prove that there is none."""
         ...
 
     def exists(self, table: str, record_id: str) -> bool:
         """Whether the service still has the record. False only where it says that it is gone."""
         ...
 
+    @property
+    def lists_deletions(self) -> bool:
+        """Whether the service keeps a list of what was deleted, which this user may read or not."""
+        ...
+
+    @property
+    def ids_ascend(self) -> bool:
+        """Whether the id of a new record comes after all that were given before."""
+        ...
+
+    def deletions(self, table: str, window: Window) -> list[Deletion] | None:
+        """What was deleted within the window, by the service's own list.
+
+        Returns:
+            None if it keeps none, or this user may not read it: only a list of all ids tells then.
+        """
+        ...
+
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class BulkSource(Source, Protocol):
+    """A source that can also give a large window as one job, whose result it keeps for days."""
+
+    @property
+    def bulk_records(self) -> int | None:
+        """From so many records on a window is worth a job; None: none is."""
+        ...
+
+    def bulk(self, table: str, span: Span, at: str | None) -> Iterator[Page]:
+        """The records of the span, in any order, each once.
+
+        Args:
+            span: A window and nothing else.
+            at: Where to go on: the `last_id` of a page that came earlier, also of another process.
+                None: with a new job.
+
+        Yields:
+            Pages whose `last_id` is where to go on; one without records as soon as there is a job.
+
+        Raises:
+            BulkGone: The job, or its place in it, is gone.
+            BulkUnusable: It does not give this table in bulk, or the job came to nothing.
+            TooMuch: The window is too large for the service.
+        """
+        ...
+
+    def abandon(self, at: str) -> None:
+        """Ends the job of a page's `last_id` and removes it, if it is there; never fails for it."""
+        ...
 
 
 Cancelled = Callable[[], bool]

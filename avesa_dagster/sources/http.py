@@ -1,4 +1,4 @@
-"""GET requests that ask the budget first, retry what can be retried, and say what went wrong.
+"""Requests that ask the budget first, retry what can be retried, and say what went wrong.
 
 On `requests`, with stamina for the retries. An answer is parsed inside the retried block, so an
 answer that is no answer (HTML with status 200, half a body) is asked for again, and never taken
@@ -13,8 +13,8 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -26,13 +26,16 @@ import urllib3
 from requests import exceptions as rx
 
 from avesa_dagster.errors import (
+    AvesaError,
     ConfigurationError,
     CredentialsRefused,
     FatalError,
     PermissionRefused,
     RetriableError,
     Stopped,
+    Suspended,
     TimedOut,
+    TooMuch,
     Where,
 )
 from avesa_dagster.sources.base import Cancelled, Clock
@@ -50,6 +53,8 @@ _LIMIT_HEADERS = ("X-RateLimit-Limit", "RateLimit-Limit")
 _SAY_AGAIN = 60.0
 _DEFAULT_PAUSE = 15.0
 _PART = 256 * 1024
+_RENEWALS = 2
+"""New tokens for one request: another process may end the first one's session too."""
 LONGEST_ANSWER = 180.0
 """Seconds in which a body has to arrive; the budget counts on requests that end."""
 
@@ -91,38 +96,114 @@ class Allowance:
     reserve: float = 0.1
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: the whole body, and headers whose names know no case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request.
+
+    Attributes:
+        params: The query.
+        body: Sent as it is; its type stands in `headers`.
+        authenticated: False leaves the connection's headers out.
+        accepted: Statuses that are an answer.
+    """
+
+    url: str
+    method: str = "GET"
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    authenticated: bool = True
+    accepted: frozenset[int] = frozenset({200})
+
+
+class Dialect:
+    """How a service is spoken to, and how it says that something is wrong.
+
+    A service with fixed headers needs no class of its own.
+
+    Args:
+        headers: Sent with each authenticated request; never shown.
+        secrets: Texts that are cut out of anything that an error quotes.
+    """
+
+    permission = "give the user the right to read all of this table"
+    """What to do about a 403."""
+    address = "api_base_url"
+    """The credential that names the service's address."""
+
+    def __init__(self, headers: Mapping[str, str], secrets: Sequence[str]) -> None:
+        self._headers = dict(headers)
+        self._secrets = tuple(secrets)
+
+    def headers(self, http: Http) -> Mapping[str, str]:
+        """The headers of an authenticated request; may ask `http` for a token first."""
+        return self._headers
+
+    def located(self, http: Http, url: str) -> str:
+        """Where an authenticated request goes: some services say with each token where they are."""
+        return url
+
+    def secrets(self) -> tuple[str, ...]:
+        return self._secrets
+
+    def renewed(self, http: Http, sent: Mapping[str, str]) -> bool:
+        """After a 401: whether the same request is worth another try, with other headers.
+
+        Args:
+            sent: The headers that were refused.
+        """
+        return False
+
+    def trouble(self, call: Call, answer: Answer) -> AvesaError | None:
+        """The error in an answer that this service says in its own way; asked for each answer."""
+        return None
+
+    def message(self, body: bytes) -> str:
+        """What the service says is wrong, out of an error's body."""
+        return _message(body)
+
+
 class Http:
     """A connection of one thread to one host.
 
     Args:
         where: Tenant and service, for errors.
-        headers: Sent with each request; never shown.
-        secrets: Texts that are cut out of anything that an error quotes.
         limit_seconds: What an announced limit counts over, unless the header says so itself.
+        limit_headers: Headers that announce one, besides those that are known everywhere.
     """
 
     def __init__(
         self,
         where: Where,
         allowance: Allowance,
+        dialect: Dialect,
         *,
-        headers: Mapping[str, str],
-        secrets: tuple[str, ...],
         timeout: float,
         clock: Clock,
         cancelled: Cancelled,
         retrying: Retrying = Retrying(),
         limit_seconds: int = 60,
+        limit_headers: Sequence[str] = (),
     ) -> None:
         self.requests = 0
         self.retries = 0
+        self._asking = False
         self._announced = (0, 0.0)
         self._limit_seconds = limit_seconds
+        self._limit_headers = (*limit_headers, *_LIMIT_HEADERS)
         self.server_time: datetime | None = None
         self._where = where
         self._allowance = allowance
-        self._headers = dict(headers)
-        self._secrets = tuple(sorted((s for s in secrets if s), key=len, reverse=True))
+        self._dialect = dialect
         self._timeout = timeout
         self._clock = clock
         self._cancelled = cancelled
@@ -143,17 +224,29 @@ class Http:
         params: Mapping[str, str | int] | None = None,
         authenticated: bool = True,
     ) -> T:
+        """`ask` for a body."""
+        call = Call(url, params=params or {}, authenticated=authenticated)
+        return self.ask(call, lambda answer: parse(answer.body))
+
+    def ask(self, call: Call, parse: Callable[[Answer], T]) -> T:
         """Asks until the answer parses, or the tries are used up.
 
         Args:
-            parse: Makes the result of the body; raises RetriableError if the body is no answer.
-            params: The query.
-            authenticated: False leaves the connection's headers out.
+            parse: Makes the result of the answer; raises RetriableError if it is none.
 
         Raises:
             NotFound, CredentialsRefused, ConfigurationError, FatalError: At once.
             RetriableError: After the last try.
         """
+        if self._asking:  # for a token, on behalf of a request that is tried again itself
+            return parse(self._authorised(call))
+        self._asking = True
+        try:
+            return self._again_and_again(call, parse)
+        finally:
+            self._asking = False
+
+    def _again_and_again(self, call: Call, parse: Callable[[Answer], T]) -> T:
         for attempt in stamina.retry_context(
             on=self._backoff,
             attempts=self._retrying.attempts,
@@ -164,7 +257,7 @@ class Http:
         ):
             self.retries += attempt.num > 1
             with attempt:
-                return parse(self._once(url, params or {}, authenticated))
+                return parse(self._authorised(call))
         raise AssertionError("stamina ends by returning or raising")
 
     def close(self) -> None:
@@ -172,12 +265,33 @@ class Http:
 
     @staticmethod
     def _backoff(error: Exception) -> bool:
-        return isinstance(error, RetriableError)
+        return isinstance(error, RetriableError) and not isinstance(error, TooMuch | Suspended)
 
-    def _once(self, url: str, params: Mapping[str, str | int], authenticated: bool) -> bytes:
+    def _authorised(self, call: Call) -> Answer:
+        """One try; others with new headers where the ones before were refused for their age."""
+        if not call.authenticated:
+            return self._once(call, {})
+        for _ in range(_RENEWALS):
+            headers = self._dialect.headers(self)
+            try:
+                return self._once(self._located(call), headers)
+            except PermissionRefused:
+                raise
+            except CredentialsRefused:
+                if not self._dialect.renewed(self, headers):
+                    raise
+            self.retries += 1
+        headers = self._dialect.headers(self)
+        return self._once(self._located(call), headers)
+
+    def _located(self, call: Call) -> Call:
+        url = self._dialect.located(self, call.url)
+        return call if url == call.url else replace(call, url=url)
+
+    def _once(self, call: Call, headers: Mapping[str, str]) -> Answer:
         if self._cancelled():
             raise Stopped("stopped before the next request", where=self._where)
-        allowance = self._allowance
+        allowance, url = self._allowance, call.url
         with allowance.budget.request(
             allowance.key,
             allowance.limit,
@@ -189,10 +303,12 @@ class Http:
                 raise Stopped("stopped before the next request", where=self._where)
             self.requests += 1
             try:
-                answer = self._session.get(
+                response = self._session.request(
+                    call.method,
                     url,
-                    params=dict(params),
-                    headers=self._headers if authenticated else None,
+                    params=dict(call.params),
+                    headers={**headers, **call.headers},
+                    data=call.body,
                     timeout=(min(10.0, self._timeout), self._timeout),
                     allow_redirects=False,
                     stream=True,
@@ -201,7 +317,7 @@ class Http:
                     if url.startswith("https:")
                     else None,
                 )
-                body = self._body(answer)
+                body = self._body(response)
             except (rx.MissingSchema, rx.InvalidSchema, rx.InvalidURL, rx.InvalidHeader):
                 raise ConfigurationError(
                     f"{urlsplit(url).netloc!r} cannot be asked: the address is not valid",
@@ -214,18 +330,19 @@ class Http:
                     where=self._where,
                     hint="check that the address is right and that the host can be reached",
                 ) from None
+        answer = Answer(response.status_code, response.headers, body)
         self._note_time(answer)
         self._note_limit(answer)
-        self._check(url, answer, body)
-        return body
+        self._check(call, answer)
+        return answer
 
-    def _body(self, answer: requests.Response) -> bytes:
+    def _body(self, response: requests.Response) -> bytes:
         """The whole body, within LONGEST_ANSWER: an answer that drips holds its slot for ever."""
         deadline = time.monotonic() + LONGEST_ANSWER
         parts = []
-        with answer:
+        with response:
             # read1 returns what has come; a fixed number of bytes would be waited for.
-            while part := answer.raw.read1(_PART, decode_content=True):
+            while part := response.raw.read1(_PART, decode_content=True):
                 parts.append(part)
                 if time.monotonic() > deadline:
                     raise TimedOut(
@@ -233,7 +350,7 @@ class Http:
                     )
         return b"".join(parts)
 
-    def _note_time(self, answer: requests.Response) -> None:
+    def _note_time(self, answer: Answer) -> None:
         stamp = answer.headers.get("Date")
         try:
             told = email.utils.parsedate_to_datetime(stamp) if stamp else None
@@ -242,9 +359,9 @@ class Http:
         if told is not None:
             self.server_time = told if told.tzinfo else told.replace(tzinfo=UTC)
 
-    def _note_limit(self, answer: requests.Response) -> None:
+    def _note_limit(self, answer: Answer) -> None:
         """Obeys a limit that the service announces; the budget lets it lapse, so say it again."""
-        for name in _LIMIT_HEADERS:
+        for name in self._limit_headers:
             told = _LIMIT.fullmatch(answer.headers.get(name, "").strip())
             if told is None or int(told[1]) < 1:
                 continue
@@ -256,11 +373,17 @@ class Http:
                 self._announced = (a_minute, time.monotonic())
             return
 
-    def _check(self, url: str, answer: requests.Response, body: bytes) -> None:
-        status = answer.status_code
-        if status == 200:
+    def _check(self, call: Call, answer: Answer) -> None:
+        trouble = self._dialect.trouble(call, answer)
+        if trouble is not None:
+            wait = trouble.retry_after if isinstance(trouble, RetriableError) else None
+            if wait is not None and not isinstance(trouble, Suspended):
+                self._allowance.budget.pause(self._allowance.key, wait)
+            raise trouble.at(tenant=self._where.tenant, service=self._where.service)
+        url, status = call.url, answer.status
+        if status in call.accepted:
             return
-        said = self._quote(body)
+        said = self.quote(answer.body)
         if status == 401:
             raise CredentialsRefused(
                 f"{_host(url)} refused the credentials: {said}",
@@ -272,7 +395,7 @@ class Http:
             raise PermissionRefused(
                 f"{_host(url)} does not permit {urlsplit(url).path}: {said}",
                 where=self._where,
-                hint="give the API member's role Inquire level 'All' on this table",
+                hint=self._dialect.permission,
             )
         if status == 404:
             raise NotFound(f"{_host(url)} has no {urlsplit(url).path}", where=self._where)
@@ -293,7 +416,7 @@ class Http:
                 f"{_host(url)} redirects to {target}; redirects are not followed, so that "
                 "credentials stay with the host that they are for",
                 where=self._where,
-                hint="set api_base_url to the address of the service itself",
+                hint=f"set {self._dialect.address} to the address of the service itself",
             )
         if status in _RETRIED:
             wait = _seconds(answer.headers.get("Retry-After"), self._clock())
@@ -307,10 +430,10 @@ class Http:
             )
         raise FatalError(f"{_host(url)} answered {status}: {said}", where=self._where)
 
-    def _quote(self, body: bytes) -> str:
+    def quote(self, body: bytes) -> str:
         """A short piece of what the service said, without any credential that it may echo."""
-        text = _message(body)
-        for secret in self._secrets:
+        text = self._dialect.message(body)
+        for secret in sorted(filter(None, self._dialect.secrets()), key=len, reverse=True):
             text = text.replace(secret, "***")
         text = " ".join(text[:2000].split())
         return text[:200] if text else "(nothing)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +17,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from avesa_dagster.catalog.models import ServiceTable
 from avesa_dagster.errors import RetriableError
-from avesa_dagster.sources.base import Record, Rejected
+from avesa_dagster.sources.base import Record, Rejected, Span, Window
 
 
 class InvalidPage(RetriableError):
@@ -32,11 +33,12 @@ class RecordDecoder:
     """Splits pages of one table.
 
     Args:
-        table: Names the paths of the record id and the change time.
+        table: Names the paths of the record id and the change time, and what is never stored.
     """
 
     def __init__(self, table: ServiceTable) -> None:
         self._table = table
+        self._kept_back = [json.dumps(name).encode() for name in table.never_stored]
         self._id = table.id.split(".")
         self._changed = table.change_field.split(".")
         row = _struct([(self._id, Raw), (self._changed, datetime | None)])
@@ -70,19 +72,23 @@ class RecordDecoder:
             return self._one_by_one(payloads)
         records: list[Record] = []
         rejected: list[Rejected] = []
-        for payload, row in zip(payloads, rows, strict=True):
+        for payload, row in zip(map(self._without_secrets, payloads), rows, strict=True):
             self._take(payload, row, records, rejected)
         return records, rejected
 
     def _one_by_one(self, payloads: list[bytes]) -> tuple[list[Record], list[Rejected]]:
         records: list[Record] = []
         rejected: list[Rejected] = []
-        for payload in payloads:
+        for payload in map(self._without_secrets, payloads):
             if not payload.startswith(b"{"):
                 raise InvalidPage("the answer holds something that is no record")
             try:
                 row = self._row.decode(payload)
             except msgspec.ValidationError as error:
+                undated = self._undated(payload)
+                if undated is not None:
+                    records.append(undated)
+                    continue
                 rejected.append(Rejected(f"its {self._table.change_field}: {error}", payload))
                 continue
             except (msgspec.DecodeError, RecursionError) as error:
@@ -90,6 +96,28 @@ class RecordDecoder:
                 continue
             self._take(payload, row, records, rejected)
         return records, rejected
+
+    def _undated(self, payload: bytes) -> Record | None:
+        """The record, if its change time is an empty text: some services write null like that."""
+        held = json.loads(payload)
+        if _reached(held, self._changed) != "":
+            return None
+        record_id = _reached(held, self._id)
+        return Record(record_id, None, payload) if isinstance(record_id, str) else None
+
+    def _without_secrets(self, payload: bytes) -> bytes:
+        """The record without the fields that are never stored; nothing of one that has such a
+        field and cannot be read."""
+        if not any(name in payload for name in self._kept_back):
+            return payload
+        try:
+            record = json.loads(payload)
+        except (ValueError, RecursionError):
+            return b"null"
+        if not isinstance(record, dict):
+            return payload
+        kept = {k: v for k, v in record.items() if k not in self._table.never_stored}
+        return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
 
     def _take(
         self, payload: bytes, row: Any, records: list[Record], rejected: list[Rejected]
@@ -110,6 +138,59 @@ class RecordDecoder:
             records.append(Record(record_id, changed, payload))
         else:
             records.append(Record(record_id, None, payload))
+
+
+def within(
+    window: Window | None, records: list[Record], rejected: list[Rejected], *, undated: bool
+) -> list[Record]:
+    """The records of the window; others are rejected: a filter that is not obeyed is noticed.
+
+    Args:
+        undated: Whether one that states no change time is taken.
+    """
+    if window is None:
+        return records
+    kept = []
+    for record in records:
+        if record.updated_at is None and undated:
+            kept.append(record)
+        elif record.updated_at is None:
+            rejected.append(Rejected("it states no change time", record.payload))
+        elif record.updated_at not in window:
+            reason = f"its change time {record.updated_at.isoformat()} is outside of {window}"
+            rejected.append(Rejected(reason, record.payload))
+        else:
+            kept.append(record)
+    return kept
+
+
+def ascending(ids: Sequence[str], span: Span, *, key: Callable[[str], Any]) -> None:
+    """Each id after the one before, within the span; a repeated page or a dropped condition isn't.
+
+    Args:
+        key: Orders ids as the service does.
+
+    Raises:
+        InvalidPage: Names the two ids.
+    """
+    before = key(span.after) if span.after is not None else None
+    for text in ids:
+        here = key(text)
+        if before is not None and here <= before:
+            raise InvalidPage(f"the id {text} comes after {before}: the cursor does not advance")
+        if span.upto is not None and here > key(span.upto):
+            raise InvalidPage(f"the id {text} is beyond {span.upto}")
+        if span.only is not None and here != key(span.only):
+            raise InvalidPage(f"the id {text} was not asked for, but {span.only}")
+        before = here
+
+
+def parsed(body: bytes) -> object:
+    """The body's JSON. Raises InvalidPage."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise InvalidPage("the answer is no JSON") from None
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -178,6 +259,12 @@ def _walk(row: Any, path: list[str]) -> Any:
             return None
         row = getattr(row, part)
     return None if row is UNSET else row
+
+
+def _reached(value: Any, path: Sequence[str]) -> Any:
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _id_text(raw: Raw | None) -> str | None:

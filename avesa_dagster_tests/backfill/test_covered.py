@@ -143,7 +143,7 @@ def test_an_unknown_table_or_service_says_what_is_known(books: Books) -> None:
         books.coverage("tickets", "members")
     with pytest.raises(ConfigurationError, match=r"'members' is no table"):
         books.holes("members")
-    books.connection = replace(books.connection, service="salesforce")
+    books.connection = replace(books.connection, service="halopsa")
     with pytest.raises(ConfigurationError, match=r"no such service.*connectwise"):
         books.coverage()
     with pytest.raises(ConfigurationError, match=r"no such service.*connectwise"):

@@ -85,6 +85,7 @@ class Counting:
     """A source that says how many records a window holds, and nothing else."""
 
     requests = 0
+    lists_deletions = False
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self.now = clock

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from avesa_dagster.canonical.mapping import fingerprint
+from avesa_dagster.canonical.versions import mapping_fingerprint
 from avesa_dagster.errors import DataError
 from avesa_dagster.lake.layout import versions_key
 from avesa_dagster.lake.objects import LocalObjects
@@ -77,11 +78,14 @@ def test_an_absent_field_is_null_and_no_failure(objects: LocalObjects) -> None:
     [
         ("flag", "true", True),
         ("flag", '"false"', False),
+        ("flag", '"true"', True),
         ("whole", "9223372036854775807", 2**63 - 1),
         ("whole", '"-12"', -12),
         ("whole", "12.0", 12),
+        ("whole", '"3"', 3),
         ("real", "123456789012345678901234567890", 1.2345678901234568e29),
         ("real", '"1.5e3"', 1500.0),
+        ("real", '".25"', 0.25),
         ("time", '"2024-01-01"', datetime(2024, 1, 1, tzinfo=UTC)),
         ("time", '"2024-01-01 10:00:00"', datetime(2024, 1, 1, 10, tzinfo=UTC)),
         ("time", '"2024-01-01T10:00:00+05:30"', datetime(2024, 1, 1, 4, 30, tzinfo=UTC)),
@@ -162,6 +166,49 @@ def test_nested_paths_and_first_of(objects: LocalObjects) -> None:
     assert row["text"] == ""
 
 
+@pytest.mark.parametrize(
+    ("said", "flag", "failures"),
+    [
+        ("true", False, {}),
+        ("false", True, {}),
+        ('"true"', False, {}),
+        ('"0"', True, {}),
+        ("null", None, {}),
+        ('""', None, {}),
+        ('"maybe"', None, {"flag": 1}),
+        ("[]", None, {"flag": 1}),
+    ],
+)
+def test_the_opposite_of_a_bool(
+    objects: LocalObjects, said: str, flag: bool | None, failures: dict[str, int]
+) -> None:
+    row, failed = mapped(objects, f'{{"id": 1, "active": {said}}}', flag={"not": "active"})
+    assert (row["flag"], failed) == (flag, failures)
+
+
+def test_a_service_that_writes_null_as_an_empty_text_has_no_empty_text(
+    objects: LocalObjects,
+) -> None:
+    fields = dict.fromkeys(("id", "plain", "first", "picked", "blank", "kept"), "string")
+    catalog = small_catalog(
+        fields, first={"first": ["plain", "none"]}, picked={"list": "items", "take": "value"}
+    )
+    store(objects, [Seen("1", 1, 1, payload=BLANKS)])
+    key = versions_key("acme", "east", "things", "2024-01-01")
+    for blank_is_null, empty in ((False, ""), (True, None)):
+        east = catalog.services["east"].model_copy(update={"blank_is_null": blank_is_null})
+        catalog.services["east"] = east
+        said = mapping_fingerprint(catalog, "east", "things")
+        build(objects, catalog)
+        file = pq.ParquetFile(objects.location(key))
+        row = file.read().to_pylist()[0]
+        assert [row[name] for name in fields] == ["1", empty, empty, empty, " ", "x"]
+        assert file.schema_arrow.metadata[b"avesa.mapping"].decode() == said
+    canonical = catalog.canonical["things"]
+    assert said != fingerprint(canonical, canonical.sources["east"]["api/things"])
+
+
+BLANKS = '{"id": "1", "plain": "", "items": [{"value": ""}], "blank": " ", "kept": "x"}'
 PICK = {"list": "items", "where": {"kind": "Mail's"}, "prefer": "main", "take": "value"}
 
 

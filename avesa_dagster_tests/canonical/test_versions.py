@@ -224,8 +224,8 @@ def test_raw_that_comes_while_building_is_built_too(
     build_once = versions.write_versions
     meanwhile = [True]
 
-    def build_and_more(*arguments: object) -> object:
-        counts = build_once(*arguments)  # type: ignore[arg-type]
+    def build_and_more(*arguments: object, **named: object) -> object:
+        counts = build_once(*arguments, **named)  # type: ignore[arg-type]
         if meanwhile:
             meanwhile.clear()
             store(objects, [Seen("late", 2, 2)])

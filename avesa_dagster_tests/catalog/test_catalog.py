@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from avesa_dagster.catalog.load import load_catalog
-from avesa_dagster.catalog.models import FieldType, ScdType
+from avesa_dagster.catalog.models import FieldType, Grain, ScdType
 from avesa_dagster.catalog.schemas import schemas
 from avesa_dagster.errors import ConfigurationError
 
@@ -30,37 +30,118 @@ def edit(path: Path, change: Callable[[Any], None]) -> None:
     path.write_text(json.dumps(document))
 
 
-def test_all_eight_endpoints_of_connectwise_are_described_and_four_are_on() -> None:
-    tables = load_catalog(SHIPPED).services["connectwise"].tables
-    assert {t.endpoint for t in tables.values()} == {
-        "service/tickets", "time/entries", "company/companies", "company/contacts",
-        "procurement/products", "finance/agreements", "project/projects", "system/members",
-    }  # fmt: skip
-    on = {name for name, table in tables.items() if table.enabled}
-    assert on == {"tickets", "time_entries", "companies", "contacts"}
+ON: dict[str, dict[str, str]] = {
+    "connectwise": {
+        "service/tickets": "tickets", "time/entries": "time_entries",
+        "company/companies": "companies", "company/contacts": "contacts",
+    },
+    "servicenow": {
+        "incident": "tickets", "sys_user": "contacts", "core_company": "companies",
+        "time_card": "time_entries",
+    },
+    "salesforce": {"Account": "companies", "Contact": "contacts", "Case": "tickets"},
+}  # fmt: skip
+OFF: dict[str, dict[str, str]] = {
+    "connectwise": {
+        "procurement/products": "products", "finance/agreements": "agreements",
+        "project/projects": "projects", "system/members": "members",
+    },
+    "servicenow": {
+        "change_request": "change_requests", "problem": "problems",
+        "cmdb_ci": "configuration_items",
+    },
+    "salesforce": {
+        "Opportunity": "opportunities", "Lead": "leads", "Task": "tasks", "Event": "events",
+        "User": "members",
+    },
+}  # fmt: skip
+MASTER_DATA = {
+    "connectwise": {"company/companies", "company/contacts", "system/members"},
+    "servicenow": {"core_company", "sys_user"},
+    "salesforce": {"Account", "Contact"},
+}
+PAGING = {  # page size, id, change field, lag in seconds
+    "connectwise": (1000, "id", "_info.lastUpdated", 60),
+    "servicenow": (1000, "sys_id.value", "sys_updated_on.value", 60),
+    "salesforce": (2000, "Id", "SystemModstamp", 300),
+}
+PACE = {  # lookback days, chunk days, requests a minute
+    "connectwise": (730, 30, 200),
+    "servicenow": (365, 14, 100),
+    "salesforce": (1095, 7, 1000),
+}
+HISTORISED = {
+    "tickets", "opportunities", "leads", "tasks", "change_requests", "problems", "projects",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("service", ON)
+def test_every_endpoint_is_described_and_mapped_and_some_are_on(service: str) -> None:
+    catalog = load_catalog(SHIPPED)
+    known = catalog.services[service]
+    tables = known.tables.values()
+    assert {t.endpoint: t.canonical for t in tables} == ON[service] | OFF[service]
+    assert {t.endpoint for t in tables if t.enabled} == ON[service].keys()
+    assert {t.endpoint for t in tables if t.master_data} == MASTER_DATA[service]
+    assert {(known.page_size, t.id, t.change_field, known.lag_seconds) for t in tables} == {
+        PAGING[service]
+    }
+    pace = catalog.backfill.services[service]
+    assert (pace.lookback_days, pace.chunk_size_days, pace.requests_per_minute) == PACE[service]
+    assert pace.partitions is Grain.MONTHLY
 
 
 def test_the_canonical_tables_have_the_fields_and_kinds_that_they_always_had() -> None:
     canonical = load_catalog(SHIPPED).canonical
-    assert {name: len(table.fields) for name, table in canonical.items()} == {
-        "companies": 21, "contacts": 19, "tickets": 35, "time_entries": 26,
-    }  # fmt: skip
-    assert canonical["tickets"].scd_type is ScdType.TYPE_2
-    assert canonical["companies"].scd_type is ScdType.TYPE_1
+    historised = {name for name, table in canonical.items() if table.scd_type is ScdType.TYPE_2}
+    assert historised == HISTORISED
+    fields = {name: set(table.fields) for name, table in canonical.items()}
+    days = {field for field in fields["time_entries"] if field.endswith("day_hours")}
+    new = {"category", "subcategory", "status", "week_starts_on"} | days
+    assert len(days) == 7
+    assert len(fields["companies"]) == 21
+    assert len(fields["contacts"]) == 19
+    assert len(fields["tickets"] - {"category", "subcategory"}) == 35
+    assert len(fields["time_entries"] - new) == 26
     assert canonical["time_entries"].fields["actual_hours"] is FieldType.FLOAT64
 
 
-def test_a_new_endpoint_is_a_json_change(mappings: Path) -> None:
-    def add(document: Any) -> None:
-        document["tables"]["invoices"] = {
-            "endpoint": "finance/invoices",
-            "enabled": True,
-            "id": "id",
-            "change_field": "_info.lastUpdated",
-        }
+def test_what_a_service_does_not_have_is_mapped_to_nothing() -> None:
+    canonical = load_catalog(SHIPPED).canonical
+    company = canonical["companies"].sources["servicenow"]["core_company"]
+    assert not {"status", "company_identifier"} & company.keys()
+    card = canonical["time_entries"].sources["servicenow"]["time_card"]
+    assert not {"time_start", "time_end", "company_id"} & card.keys()
+    assert card["actual_hours"] == "total.value"
 
-    edit(mappings / "services/connectwise.json", add)
-    assert load_catalog(mappings).services["connectwise"].tables["invoices"].enabled
+
+@pytest.mark.parametrize(
+    ("service", "name", "endpoint"),
+    [
+        ("connectwise", "invoices", "finance/invoices"),
+        ("servicenow", "u_asset_loan", "u_asset_loan"),
+        ("salesforce", "invoice__c", "Invoice__c"),
+    ],
+)
+def test_a_new_endpoint_is_a_json_change(
+    mappings: Path, service: str, name: str, endpoint: str
+) -> None:
+    file = mappings / f"services/{service}.json"
+    _, record_id, changed, _ = PAGING[service]
+    table = {"endpoint": endpoint, "enabled": True, "id": record_id, "change_field": changed}
+    edit(file, lambda document: document["tables"].update({name: table}))
+    catalog = load_catalog(mappings)
+    assert catalog.services[service].tables[name].enabled
+    assert catalog.mapping(service, name) is None
+    edit(file, lambda document: document["tables"][name].update(canonical="loans"))
+    loans = {
+        "table": "loans",
+        "scd_type": "type_1",
+        "fields": {"id": "string", "extra": "bool"},
+        "sources": {service: {endpoint: {"id": record_id, "extra": "Extra__c"}}},
+    }
+    (mappings / "canonical/loans.json").write_text(json.dumps(loans))
+    assert load_catalog(mappings).mapping(service, name)
 
 
 def test_a_tenant_may_override_the_service_settings(mappings: Path) -> None:
@@ -85,7 +166,7 @@ MISTAKES: list[tuple[str, Callable[[Any], None], list[str]]] = [
     (
         "services/connectwise.json",
         lambda d: d["tables"]["tickets"].update(canonical="tikets"),
-        ["tables.tickets.canonical", "'tikets'", "companies, contacts, tickets, time_entries"],
+        ["tables.tickets.canonical", "'tikets'", "known: agreements, ", "tickets, time_entries"],
     ),
     (
         "services/connectwise.json",
@@ -121,6 +202,16 @@ MISTAKES: list[tuple[str, Callable[[Any], None], list[str]]] = [
         "canonical/tickets.json",
         lambda d: d["sources"].update({"conectwise": {}}),
         ["sources.conectwise", "unknown service", "connectwise"],
+    ),
+    (
+        "canonical/tickets.json",
+        lambda d: d["sources"]["servicenow"]["incident"].update(status={"not": "active.value"}),
+        ["sources.servicenow.incident.status", "'not' is for a bool field", "status is string"],
+    ),
+    (
+        "canonical/contacts.json",
+        lambda d: d["sources"]["servicenow"]["sys_user"].update(inactive_flag={"not": "activ.val"}),
+        ["sys_user.inactive_flag", "unknown path 'activ.val'", "near: active"],
     ),
     (
         "canonical/tickets.json",

@@ -163,7 +163,7 @@ def test_a_file_that_is_not_there_is_named(house: House) -> None:
 def test_unknown_services_tables_and_tenants_say_what_is_known(
     house: House, simulator: Simulator
 ) -> None:
-    assert "known: connectwise" in connect(house, {}, service="salesforce").stderr
+    assert "known: connectwise" in connect(house, {}, service="halopsa").stderr
     unknown = connect(house, simulator.credentials, "--table", "tikets")
     assert unknown.returncode == 1
     assert "tickets" in unknown.stderr

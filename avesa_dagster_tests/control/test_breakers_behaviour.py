@@ -51,6 +51,16 @@ def test_an_unknown_one_is_closed_and_nothing_is_to_probe(control: Control) -> N
     assert not probe(control.breakers, 1e6)
 
 
+def test_a_failure_that_speaks_for_all_opens_it_at_once(control: Control) -> None:
+    breakers = control.breakers
+    opened = breakers.failed(
+        "acme", "connectwise", "used up", credentials=False, now=NOON, at_once=True
+    )
+    assert opened.state is BreakerState.OPEN and not opened.credentials
+    assert opened.probe_at == after(WAIT)
+    assert probe(breakers, WAIT)
+
+
 def test_failures_in_a_row_open_it_and_a_success_between_forgets_them(control: Control) -> None:
     breakers = control.breakers
     for number in range(1, THRESHOLD):

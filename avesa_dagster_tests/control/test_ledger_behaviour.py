@@ -431,3 +431,28 @@ def test_a_chunk_that_is_released_is_planned_again_and_keeps_its_progress(
     assert released == replace(held, state=ChunkState.PLANNED, requests=3)
     done = control.ledger.complete(chunk(), source_count=1, requests=0, now=day(2))
     assert control.ledger.release(chunk(), requests=1) == replace(done, requests=4)
+
+
+def test_resting_chunks_are_those_with_a_cursor_that_nobody_touched(control: Control) -> None:
+    ledger = control.ledger
+    kinds = [chunk(number, token) for number, token in enumerate("abcdef")]
+    ledger.plan([*kinds, chunk(6, "a", tenant="other"), chunk(7, "a", table="u")], now=day(0))
+
+    def worked(one: Chunk, begun: int, cursor: str | None = "here") -> Chunk:
+        one = ledger.begin(one, now=day(begun))
+        if cursor is None:
+            return one
+        return ledger.progress(
+            one, cursor=cursor, rows=0, stored=0, requests=0, objects=[], now=day(begun)
+        )
+
+    worked(kinds[0], 1)
+    worked(kinds[1], 1, None)
+    ledger.fail(worked(kinds[2], 1), error="no", requests=0, now=day(2))
+    ledger.fail(worked(kinds[3], 1), error="no", requests=0, now=day(4))
+    ledger.complete(worked(kinds[4], 1), source_count=0, requests=0, now=day(1))
+    worked(kinds[5], 3)
+    worked(chunk(6, "a", tenant="other"), 1)
+    worked(chunk(7, "a", table="u"), 1)
+    found = ledger.resting("acme", "connectwise", "t", before=day(3))
+    assert [(one.token, one.cursor) for one in found] == [("a", "here"), ("c", "here")]

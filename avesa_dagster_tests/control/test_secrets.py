@@ -9,6 +9,7 @@ import signal
 import stat
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,23 @@ def test_removed_credentials_are_gone_and_others_stay(secrets: Secrets) -> None:
     with pytest.raises(ConfigurationError, match="tenant=acme service=connectwise"):
         secrets.get("acme", "connectwise")
     assert secrets.get("acme", "salesforce") == {"token": "other"}
+
+
+def test_one_at_a_time_is_in_the_exclusive_block_and_others_go_on(secrets: Secrets) -> None:
+    secrets.put("acme", "salesforce", {"token": "0"})
+
+    def count() -> None:
+        for _ in range(20):
+            with secrets.exclusive("acme", "salesforce"):
+                held = int(secrets.get("acme", "salesforce")["token"])
+                secrets.put("acme", "salesforce", {"token": str(held + 1)})
+
+    with secrets.exclusive("acme", "connectwise"), ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(count) for _ in range(4)]:
+            done.result()
+    assert secrets.get("acme", "salesforce") == {"token": "80"}
+    with pytest.raises(ConfigurationError), secrets.exclusive("../acme", "salesforce"):
+        pass
 
 
 @pytest.mark.parametrize("tenant", ["../etc/passwd", "a/b", "", "A", ".lock"])
@@ -225,3 +243,29 @@ def test_a_killed_writer_leaves_a_whole_file_and_no_lock(tmp_path: Path) -> None
     except AvesaError as error:
         pytest.fail(f"the lock or the file was left broken: {error}")
     assert secrets.get("acme", "s0-0") == {"key": "0"}
+
+
+def test_what_is_forgotten_leaves_no_lock_of_the_tenant(tmp_path: Path) -> None:
+    secrets = FileSecrets(tmp_path, {})
+    secrets.put("acme", "salesforce", {"key": SECRET})
+    for tenant in ("acme", "acme-two"):
+        with secrets.exclusive(tenant, "salesforce"):
+            pass
+    secrets.forget("acme")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".acme-two.salesforce.lock",
+        ".lock",
+    ]
+
+
+def test_whoever_waits_too_long_for_the_block_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avesa_dagster.control.secrets._EXCLUSIVE_SECONDS", 0.05)
+    secrets = FileSecrets(tmp_path, {})
+    with (
+        secrets.exclusive("acme", "salesforce"),
+        pytest.raises(StoreError, match="was held by another process"),
+        secrets.exclusive("acme", "salesforce"),
+    ):
+        pass

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -12,6 +15,7 @@ from avesa_dagster.catalog.models import Grain
 from avesa_dagster.control.base import TenantService
 from avesa_dagster.control.snapshot import write_snapshot
 from avesa_dagster.definitions import build
+from avesa_dagster.defs.launches import sync_launches
 from avesa_dagster.defs.partitions import backfill_policy, partitions_def
 from avesa_dagster_tests.defs.conftest import House
 
@@ -69,10 +73,48 @@ def test_a_shard_holds_only_its_tenants(house: House) -> None:
     assert held[0] and held[1] and not held[0] & held[1]
 
 
-def test_a_mapping_change_reaches_every_asset_of_its_table(house: House) -> None:
-    write_snapshot(house.settings.snapshot, [row("acme", 1, tables=("members",))])
-    keys = build(house.settings).resolve_asset_graph().get_all_asset_keys()
+def test_a_table_that_feeds_no_canonical_one_has_a_raw_asset_alone(house: House) -> None:
+    mappings = shutil.copytree(house.settings.mappings, house.home / "mappings")
+    file = mappings / "services/connectwise.json"
+    document = json.loads(file.read_text())
+    del document["tables"]["members"]["canonical"]
+    file.write_text(json.dumps(document))
+    settings = replace(house.settings, mappings=mappings)
+    write_snapshot(settings.snapshot, [row("acme", 1, tables=("members",))])
+    keys = build(settings).resolve_asset_graph().get_all_asset_keys()
     assert [key.to_user_string() for key in keys] == ["acme/raw/connectwise/members"]
+
+
+def test_a_tenant_with_three_services_has_one_history_over_them(house: House) -> None:
+    feeding = {
+        "connectwise": ("tickets", "companies"),
+        "salesforce": ("case", "account"),
+        "servicenow": ("incident", "core_company"),
+    }
+    rows = [
+        row("acme", month, service=service, tables=tables, history_start=datetime(2025, month, 1))
+        for month, (service, tables) in enumerate(feeding.items(), start=1)
+    ]
+    rows = [replace(r, history_start=r.history_start.replace(tzinfo=UTC)) for r in rows]
+    write_snapshot(house.settings.snapshot, rows)
+    definitions = build(house.settings)
+    dg.Definitions.validate_loadable(definitions)
+    graph = definitions.resolve_asset_graph()
+    assert len(graph.get_all_asset_keys()) == 2 * 6 + 2
+    for place, history in enumerate(("tickets", "companies")):
+        parents = graph.get(dg.AssetKey(["acme", "history", history])).parent_keys
+        assert parents == {
+            dg.AssetKey(["acme", "canonical", service, tables[place]])
+            for service, tables in feeding.items()
+        }
+    extractor = house.installation.extractor
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    for connection in rows:
+        (launch,) = sync_launches(extractor, connection, now, full=False, name="x")
+        own = {(layer, connection.service, table) for layer in ("raw", "canonical")
+               for table in connection.tables}  # fmt: skip
+        histories = {("history", "tickets"), ("history", "companies")}
+        assert {tuple(key.path[1:]) for key in launch.keys} == own | histories
 
 
 @pytest.mark.parametrize("grain", list(Grain))

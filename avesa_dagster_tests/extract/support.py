@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ from avesa_dagster.catalog import grain
 from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.catalog.load import load_catalog
 from avesa_dagster.catalog.models import BreakerSettings, Catalog, ChunkRetry, SweepGuard
+from avesa_dagster.conformance.bench import HASTY, UNPACED, SharedClock
+from avesa_dagster.conformance.judge import distinct as distinct_versions
 from avesa_dagster.control.base import Chunk
 from avesa_dagster.extract import proof
 from avesa_dagster.extract.request import Extracted, Mode, Request
@@ -27,15 +28,13 @@ from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster.settings import Settings
 from avesa_dagster.sources.http import Retrying
 
+__all__ = ["HASTY", "UNPACED", "SharedClock", "distinct_versions"]
 TENANT, SERVICE = "acme", "connectwise"
 NOW = datetime(2026, 3, 18, 12, 0, tzinfo=UTC)
 MAPPINGS = Path(__file__).resolve().parents[2] / "mappings"
 SIZES = {"tickets": 160, "time_entries": 40, "companies": 20, "contacts": 30}
 YEARS = 0.3
 LOOKBACK_DAYS = 110
-HASTY = Retrying(attempts=8, initial=0.005, longest=0.02)
-UNPACED = 10_000_000
-"""Requests a minute: so many that the budget never makes anyone wait."""
 
 _catalog: Catalog | None = None
 
@@ -58,19 +57,6 @@ def catalog(*, chunk_days: int = 30, max_deleted_share: float = 0.1, parallel: i
     )
     small_pages = _catalog.services[SERVICE].model_copy(update={"page_size": 25})
     return _catalog.model_copy(update={"backfill": backfill, "services": {SERVICE: small_pages}})
-
-
-class SharedClock:
-    """Runs with the real time from `now` on, like the simulator's; `advance` moves both."""
-
-    def __init__(self, now: datetime) -> None:
-        self.set(now)
-
-    def __call__(self) -> datetime:
-        return self._start + timedelta(seconds=time.monotonic() - self._began)
-
-    def set(self, now: datetime) -> None:
-        self._start, self._began = now, time.monotonic()
 
 
 class _Version(msgspec.Struct):
@@ -195,10 +181,6 @@ def raw_rows(home: Path, table: str) -> list[dict[str, Any]]:
         part: pa.Table = pq.ParquetFile(path).read()
         rows += [row | {"dt": path.parent.name[3:]} for row in part.to_pylist()]
     return rows
-
-
-def distinct_versions(rows: Iterable[dict[str, Any]]) -> set[tuple[str, datetime, str]]:
-    return {(row["record_id"], row["updated_at"], row["content_hash"]) for row in rows}
 
 
 def open_bench(

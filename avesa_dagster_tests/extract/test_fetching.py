@@ -93,6 +93,8 @@ class Asking:
     requests: int = 0
     retries: int = 0
     closed: bool = False
+    lists_deletions: bool = False
+    ids_ascend: bool = True
 
     def now(self) -> datetime:
         return NOW
@@ -256,7 +258,7 @@ def test_what_all_chunks_would_meet_ends_it_at_once(
     left = {number for number, state in work.states().items() if state is ChunkState.PLANNED}
     assert left == {0, 1, 2}
     refused = work.control.breakers.get("acme", "connectwise").state is BreakerState.OPEN
-    assert refused is (error is CredentialsRefused)
+    assert refused is (error in (CredentialsRefused, Suspended))
 
 
 @pytest.mark.parametrize("error", [FatalError, RecordsRejected])

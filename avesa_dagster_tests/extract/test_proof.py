@@ -50,7 +50,8 @@ class Shrinking:
         ids = spoil(ids) if spoil else ids
         records = [Record(str(n), AT, b'{"id":%d}' % n) for n in ids if n not in self.unusable]
         rejected = [Rejected("unusable", b"{%d}" % n) for n in ids if n in self.unusable]
-        return Page(records, rejected, records[-1].record_id if records else None, AT)
+        last = records[-1].record_id if records else None
+        return Page(records, rejected, last, AT, full=len(ids) >= self.page_size)
 
     def newest_id(self, table: str) -> str | None:
         return str(max(self.ids)) if self.ids else None
@@ -229,3 +230,8 @@ def test_a_stretch_that_was_read_again_ends_at_its_last_record() -> None:
     (segment,) = read(source)
     assert segment.last_id == "9"
     assert segment.count == 10
+
+
+def test_a_record_that_shows_up_late_pushes_none_out_of_a_single_full_page() -> None:
+    source = Shrinking({1, 2, 4, 5, 6}, page_size=5, arriving={2: {3}})
+    assert ids_in(read(source)) == {1, 2, 3, 4, 5, 6}

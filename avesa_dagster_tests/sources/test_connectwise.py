@@ -245,7 +245,7 @@ def test_an_error_that_echoes_the_credentials_does_not_show_them(
 
 def test_a_longer_secret_that_holds_a_shorter_one_is_cut_out_whole(bench: Bench) -> None:
     source = open_source(bench, public_key="abcdef-public", private_key="abcdef")
-    said = source._http._quote(b"you sent abcdef-public and abcdef")  # type: ignore[attr-defined]
+    said = source._http.quote(b"you sent abcdef-public and abcdef")  # type: ignore[attr-defined]
     assert said == "you sent *** and ***"
 
 

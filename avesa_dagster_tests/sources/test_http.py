@@ -16,7 +16,7 @@ import pytest
 from avesa_dagster.errors import RetriableError, Where
 from avesa_dagster.sources import http
 from avesa_dagster.sources.budget import SqliteBudget
-from avesa_dagster.sources.http import Allowance, Http, Retrying
+from avesa_dagster.sources.http import Allowance, Dialect, Http, Retrying
 
 Answer = Callable[[socket.socket], None]
 
@@ -42,8 +42,7 @@ def served(tmp_path: Path) -> Iterator[Callable[[Answer], tuple[Http, str]]]:
             connection = Http(
                 Where("acme", "connectwise"),
                 Allowance(SqliteBudget(tmp_path / "budget.db"), "k", 1_000),
-                headers={},
-                secrets=(),
+                Dialect({}, ()),
                 timeout=5,
                 clock=lambda: datetime.now(UTC),
                 cancelled=lambda: False,

@@ -15,6 +15,7 @@ from avesa_dagster.sandbox.servicenow.auth import (
     Keys,
     Tokens,
 )
+from avesa_dagster.sandbox.servicenow.content import HELD
 from avesa_dagster.sandbox.servicenow.rates import Rules
 from avesa_dagster.sandbox.servicenow.schema import lineage
 from avesa_dagster.sandbox.servicenow.script import Script
@@ -229,7 +230,7 @@ class Site:
             standing.create_per_request,
             quirks.silent_per_request,
         )
-        if self.mutations_frozen or not any(asked):
+        if self.mutations_frozen or not any(asked) or table in HELD:
             return
         mutate, delete, create, silent = asked
         store = world.store_of(table)

@@ -9,10 +9,17 @@ from avesa_dagster.errors import Where
 from avesa_dagster.sources.base import Cancelled, Clock, Source
 from avesa_dagster.sources.connectwise.credentials import Credentials
 from avesa_dagster.sources.connectwise.source import Codebase, ConnectWise
-from avesa_dagster.sources.http import Allowance, Http, Retrying
+from avesa_dagster.sources.http import Allowance, Dialect, Http, Retrying
+from avesa_dagster.sources.vault import Vault
 
 FIELDS = tuple(Credentials.model_fields)
 """Names of the credentials' fields, in the order in which a person is asked."""
+
+
+class Speech(Dialect):
+    """ConnectWise's own: fixed headers."""
+
+    permission = "give the API member's role Inquire level 'All' on this table"
 
 
 def check(values: Mapping[str, object], where: Where) -> None:
@@ -29,6 +36,7 @@ def connect(
     clock: Clock,
     cancelled: Cancelled,
     retrying: Retrying,
+    vault: Vault,
 ) -> Callable[[], Source]:
     """Returns what opens a source for a thread; all share the discovered address."""
     credentials = Credentials.parse(values, where)
@@ -38,8 +46,7 @@ def connect(
         http = Http(
             where,
             allowance,
-            headers=credentials.headers(),
-            secrets=credentials.secrets(),
+            Speech(credentials.headers(), credentials.secrets()),
             timeout=service.request_timeout_seconds,
             clock=clock,
             cancelled=cancelled,

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import base64
-import ipaddress
-from collections.abc import Mapping
-from urllib.parse import urlsplit
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-)
+from pydantic import Field, SecretStr
 
-from avesa_dagster.errors import ConfigurationError, Where
+from avesa_dagster.sources.credentials import Address, ServiceCredentials
 
 
-class Credentials(BaseModel):
+class Credentials(ServiceCredentials):
     """A ConnectWise API member.
 
     Attributes:
@@ -29,46 +19,18 @@ class Credentials(BaseModel):
         client_id: The GUID of the integration, from the vendor's developer site.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    api_base_url: str
+    api_base_url: Address
     company_id: str = Field(min_length=1)
     public_key: SecretStr = Field(min_length=1)
     private_key: SecretStr = Field(min_length=1)
     client_id: SecretStr = Field(min_length=1)
 
-    @field_validator("api_base_url")
     @classmethod
-    def _safe_address(cls, value: str) -> str:
-        parts = urlsplit(value if "://" in value else f"https://{value}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("is no address like https://na.myconnectwise.net")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("must hold neither a user, a query nor a fragment")
-        if parts.scheme == "http" and not _loopback(parts.hostname):
-            raise ValueError("must begin with https:// (plain http only reaches this machine)")
-        return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
-
-    @classmethod
-    def parse(cls, values: Mapping[str, object], where: Where) -> Credentials:
-        """Checks the values.
-
-        Raises:
-            ConfigurationError: Names each wrong or missing field, and never shows a value.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(map(str, item['loc']))}: {_without_value(item['msg'], item['type'])}"
-                for item in error.errors(include_url=False, include_input=False)
-            )
-            raise ConfigurationError(
-                f"the credentials are not usable: {wrong}",
-                where=where,
-                hint="ConnectWise needs api_base_url, company_id, public_key, private_key and "
-                "client_id, all texts",
-            ) from None
+    def needs(cls) -> str:
+        return (
+            "ConnectWise needs api_base_url, company_id, public_key, private_key and client_id, "
+            "all texts; the address is like https://na.myconnectwise.net"
+        )
 
     def headers(self) -> dict[str, str]:
         """The headers of an authenticated request."""
@@ -93,20 +55,3 @@ class Credentials(BaseModel):
             f":{self.private_key.get_secret_value()}"
         )
         return base64.b64encode(pair.encode()).decode()
-
-
-def _without_value(message: str, kind: str) -> str:
-    if kind == "extra_forbidden":
-        return "is not a field of these credentials"
-    if kind == "missing":
-        return "is missing"
-    return message.removeprefix("Value error, ")
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -5,7 +5,6 @@ Source of the facts: shared fact page `connectwise.md` (developer guide and publ
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from avesa_dagster.errors import (
 from avesa_dagster.sources.base import (
     SECOND_FORMAT,
     Clock,
+    Deletion,
     Page,
     Record,
     Rejected,
@@ -33,7 +33,7 @@ from avesa_dagster.sources.base import (
 )
 from avesa_dagster.sources.connectwise.credentials import Credentials
 from avesa_dagster.sources.http import Http, NotFound
-from avesa_dagster.sources.records import InvalidPage, RecordDecoder
+from avesa_dagster.sources.records import InvalidPage, RecordDecoder, ascending, parsed, within
 
 T = TypeVar("T")
 _API = "apis/3.0"
@@ -142,10 +142,11 @@ class ConnectWise:
         def parse(body: bytes) -> Page:
             records, rejected = decoder.decode(body)
             records = _numbered(records, rejected)
-            _ascending([record.record_id for record in records], span)
+            ascending([record.record_id for record in records], span, key=int)
             last = records[-1].record_id if records else None
-            kept = _within(span.window, records, rejected, undated=ids_only)
-            return Page(kept, rejected, last, self._clock())
+            full = len(records) + len(rejected) >= self._service.page_size
+            kept = within(span.window, records, rejected, undated=ids_only)
+            return Page(kept, rejected, last, self._clock(), full=full)
 
         return self._ask(table, "", span, params, parse)
 
@@ -172,6 +173,12 @@ class ConnectWise:
         except PermissionRefused:
             return True
         return True
+
+    lists_deletions = False
+    ids_ascend = True
+
+    def deletions(self, table: str, window: Window) -> list[Deletion] | None:
+        return None
 
     def close(self) -> None:
         self._http.close()
@@ -219,30 +226,6 @@ def _fields(table: ServiceTable, span: Span) -> str:
     return table.id if span.window is None else f"{table.id},{table.change_field.replace('.', '/')}"
 
 
-def _within(
-    window: Window | None, records: list[Record], rejected: list[Rejected], *, undated: bool
-) -> list[Record]:
-    """The records of the window; others are rejected: a filter that is not obeyed is noticed.
-
-    Args:
-        undated: Whether one that states no change time is taken.
-    """
-    if window is None:
-        return records
-    kept = []
-    for record in records:
-        if record.updated_at is None and undated:
-            kept.append(record)
-        elif record.updated_at is None:
-            rejected.append(Rejected("it states no change time", record.payload))
-        elif record.updated_at not in window:
-            reason = f"its change time {record.updated_at.isoformat()} is outside of {window}"
-            rejected.append(Rejected(reason, record.payload))
-        else:
-            kept.append(record)
-    return kept
-
-
 def _numbered(records: list[Record], rejected: list[Rejected]) -> list[Record]:
     """The records whose id is an integer; others are rejected: the cursor cannot go by them."""
     kept = []
@@ -255,23 +238,6 @@ def _numbered(records: list[Record], rejected: list[Rejected]) -> list[Record]:
     return kept
 
 
-def _ascending(ids: list[str], span: Span) -> None:
-    """Each id after the one before, within the span; a repeated page or a dropped condition isn't.
-
-    Raises:
-        InvalidPage: Names the two ids.
-    """
-    before = int(span.after) if span.after is not None else None
-    upto = int(span.upto) if span.upto is not None else None
-    for text in ids:
-        here = int(text)
-        if before is not None and here <= before:
-            raise InvalidPage(f"the id {here} comes after {before}: the cursor does not advance")
-        if upto is not None and here > upto:
-            raise InvalidPage(f"the id {here} is beyond {upto}")
-        before = here
-
-
 def _conditions(table: ServiceTable, span: Span) -> str:
     changed = table.change_field.replace(".", "/")
     parts = []
@@ -282,6 +248,8 @@ def _conditions(table: ServiceTable, span: Span) -> str:
         parts.append(f"{table.id} > {int(span.after)}")
     if span.upto is not None:
         parts.append(f"{table.id} <= {int(span.upto)}")
+    if span.only is not None:
+        parts.append(f"{table.id} = {int(span.only)}")
     return " AND ".join(parts)
 
 
@@ -291,15 +259,8 @@ def _moment(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime(SECOND_FORMAT)
 
 
-def _json(body: bytes) -> object:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise InvalidPage("the answer is no JSON") from None
-
-
 def _count(body: bytes) -> int:
-    said = _json(body)
+    said = parsed(body)
     count = said.get("count") if isinstance(said, dict) else None
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise InvalidPage("the answer is no count")
@@ -307,13 +268,13 @@ def _count(body: bytes) -> int:
 
 
 def _record(body: bytes) -> None:
-    said = _json(body)
+    said = parsed(body)
     if not isinstance(said, dict) or "id" not in said:
         raise InvalidPage("the answer is no record")
 
 
 def _company_info(body: bytes) -> str | None:
-    said = _json(body)
+    said = parsed(body)
     if said is None:
         return None
     codebase = said.get("Codebase") if isinstance(said, dict) else None
