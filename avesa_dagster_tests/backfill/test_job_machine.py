@@ -567,7 +567,7 @@ def test_jobs_lose_nothing_double_nothing_and_never_wedge(
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=60,
+            max_examples=30,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -27,7 +27,7 @@ from .support import (
     small_segments,
 )
 
-SCRIPTS = int(os.environ.get("AVESA_HOSTILE_SCRIPTS", "200"))
+SCRIPTS = int(os.environ.get("AVESA_HOSTILE_SCRIPTS", "50"))
 FIRST = int(os.environ.get("AVESA_HOSTILE_FIRST", "0"))
 ITEMS = 10
 _WINDOWED, _MASTER = ("tickets", "time_entries"), ("companies", "contacts")

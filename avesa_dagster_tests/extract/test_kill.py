@@ -20,7 +20,7 @@ from avesa_dagster.sandbox.process import Simulator
 from . import processes
 from .support import Bench, assert_equals_truth, distinct_versions, open_bench, small_segments
 
-KILLS = int(os.environ.get("AVESA_KILLS", "24"))
+KILLS = int(os.environ.get("AVESA_KILLS", "12"))
 TABLES = ("tickets", "companies")
 
 
