@@ -15,11 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 from types import FrameType
 
+from avesa_dagster.sandbox.command import declare
 from avesa_dagster.sandbox.connectwise import serve
-from avesa_dagster.sandbox.timestamps import seconds
 from avesa_dagster.sandbox.world import WorldSpec
 
 _PARENT_CHECK_SECONDS = 0.5
@@ -31,20 +30,14 @@ _OTHERS = _SERVICES[1:]
 def _parser(asked: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="avesa simulate", description=__doc__)
     services = parser.add_subparsers(dest="service", required=True)
-    connectwise = services.add_parser("connectwise", help="a ConnectWise PSA service")
-    connectwise.add_argument("--host", default="127.0.0.1")
-    connectwise.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    connectwise.add_argument("--seed", type=int, default=1)
-    for size in fields(WorldSpec):
-        option = "--" + size.name.replace("_", "-")
-        kind = float if size.name == "years" else int
-        connectwise.add_argument(option, type=kind, default=size.default)
-    connectwise.add_argument("--now", type=seconds, help="the clock at the start, ISO 8601")
-    connectwise.add_argument(
-        "--requests-per-minute", type=int, help="per credential; none: no limit"
+    declare(
+        services,
+        "connectwise",
+        "a ConnectWise PSA service",
+        serve,
+        WorldSpec,
+        limit="per credential",
     )
-    connectwise.add_argument("--latency-ms", type=float, default=0.0)
-    connectwise.add_argument("--exit-with-parent", action="store_true")
     for name in _OTHERS:
         if asked in (None, name):  # the others need not be loaded
             importlib.import_module(f"avesa_dagster.sandbox.{name}.command").add_to(services)
@@ -77,19 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, _stop)
     if options.exit_with_parent:
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-    if "run" in options:
-        options.run(options, _announce)
-        return 0
-    serve(
-        options.port,
-        host=options.host,
-        seed=options.seed,
-        world=WorldSpec(**{size.name: getattr(options, size.name) for size in fields(WorldSpec)}),
-        now=options.now,
-        limit_per_minute=options.requests_per_minute,
-        latency_ms=options.latency_ms,
-        ready=_announce,
-    )
+    options.run(options, _announce)
     return 0
 
 

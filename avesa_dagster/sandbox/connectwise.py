@@ -22,8 +22,9 @@ from email.utils import formatdate
 from functools import partial
 
 from avesa_dagster.sandbox import answers, faults, listing
+from avesa_dagster.sandbox.backdoor import PREFIX
 from avesa_dagster.sandbox.conditions import Interval
-from avesa_dagster.sandbox.control import PREFIX, Control
+from avesa_dagster.sandbox.control import Control
 from avesa_dagster.sandbox.fetched import Fetch, fetch
 from avesa_dagster.sandbox.hostility import BEFORE, ON_PAGE, ON_WIRE, Fault, Traits
 from avesa_dagster.sandbox.outages import Outage

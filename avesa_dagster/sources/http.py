@@ -216,6 +216,11 @@ class Http:
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
 
+    def present(self) -> datetime:
+        """Our clock, or the service's as of its last answer: whichever is behind."""
+        ours = self._clock()
+        return min(ours, self.server_time or ours)
+
     def get(
         self,
         url: str,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -162,6 +163,35 @@ def within(
         else:
             kept.append(record)
     return kept
+
+
+def usable(
+    records: Sequence[Record],
+    rejected: list[Rejected],
+    id_of: Callable[[str], str | None],
+    reason: str,
+) -> list[Record]:
+    """The records whose id can be asked for; others are rejected: the cursor cannot go by them.
+
+    Args:
+        id_of: The id in full, or None if it is none.
+        reason: Says so; `{}` stands for the id.
+    """
+    kept = []
+    for record in records:
+        record_id = id_of(record.record_id)
+        if record_id is None:
+            rejected.append(Rejected(reason.format(repr(record.record_id[:40])), record.payload))
+        elif record_id == record.record_id:
+            kept.append(record)
+        else:
+            kept.append(replace(record, record_id=record_id))
+    return kept
+
+
+def matching(pattern: re.Pattern[str]) -> Callable[[str], str | None]:
+    """For `usable`: ids that the pattern matches whole, as they are."""
+    return lambda record_id: record_id if pattern.fullmatch(record_id) else None
 
 
 def ascending(ids: Sequence[str], span: Span, *, key: Callable[[str], Any]) -> None:

@@ -60,111 +60,71 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from avesa_dagster.sandbox.answers import json_response
-from avesa_dagster.sandbox.conditions import Interval
-from avesa_dagster.sandbox.outages import Outage
+from avesa_dagster.sandbox.backdoor import Arguments, BackDoor, instant, stamped
+from avesa_dagster.sandbox.hostility import Hostility
 from avesa_dagster.sandbox.salesforce import bulk, faults, hostility, plan
 from avesa_dagster.sandbox.salesforce.org import POISONS, Org
 from avesa_dagster.sandbox.salesforce.rows import values_of
 from avesa_dagster.sandbox.salesforce.schema import TABLES
 from avesa_dagster.sandbox.salesforce.site import DEFAULT_COMPANY, Site, Tenancy
 from avesa_dagster.sandbox.salesforce.table import ARCHIVED, GONE, Table, Version
-from avesa_dagster.sandbox.timestamps import seconds, stamp
-from avesa_dagster.sandbox.traffic import Limit
-from avesa_dagster.sandbox.wire import Request, Response
+from avesa_dagster.sandbox.timestamps import stamp
 
-PREFIX = "/__sim__/"
 _AT_ONCE = 2000
-Arguments = dict[str, Any]
 
 
-def _instant(value: Any) -> float | None:
-    if value is None or isinstance(value, (int, float)):
-        return value
-    return seconds(str(value))
-
-
-def _changed(given: Arguments) -> Interval | None:
-    """The change times that an outage is for; None if neither end is given."""
-    start, end = _instant(given.get("start")), _instant(given.get("end"))
-    if start is None and end is None:
-        return None
-    low = Interval().low if start is None else start
-    high = Interval().high if end is None else end
-    if low >= high:
-        raise ValueError(f"start {given['start']!r} is not before end {given['end']!r}")
-    return Interval(low, high)
-
-
-class Control:
+class Control(BackDoor[Site, Tenancy]):
     """The control methods of one site."""
 
     def __init__(self, site: Site, token: str) -> None:
-        self._site = site
-        self._token = token
         first = site.tenancies[DEFAULT_COMPANY].org
-        self._first_seed, self._first_spec = first.seed, first.spec
-        self._first_limit = Limit(site.traffic.limit_per_minute)
-        self._first_latency: float | None = None
+        super().__init__(
+            site,
+            token,
+            tables=TABLES,
+            first=DEFAULT_COMPANY,
+            seed=first.seed,
+            spec=first.spec,
+        )
         own = [name for name in dir(self) if name.startswith("do_")]
-        self._methods: dict[str, Callable[[Arguments], Any]] = {
-            name.removeprefix("do_"): getattr(self, name) for name in own
-        }
+        self._methods |= {name.removeprefix("do_"): getattr(self, name) for name in own}
 
-    def handle(self, request: Request) -> Response:
-        """Run one method; a mistake in the arguments is a 400 that says what it was."""
-        given_token = request.headers.get("x-sim-token", "")
-        if not secrets.compare_digest(given_token.encode(), self._token.encode()):
-            return json_response(403, {"error": "X-Sim-Token is missing or wrong"})
-        name = request.path[len(PREFIX) :]
-        if name not in self._methods:
-            return json_response(404, {"error": f"no method {name!r}", "is": list(self._methods)})
-        if self._first_latency is None:
-            self._first_latency = self._site.latency_seconds
-        try:
-            given = json.loads(request.body or b"{}")
-            return json_response(200, self._methods[name](given))
-        except (ValueError, KeyError, TypeError) as problem:
-            return json_response(400, {"error": f"{type(problem).__name__}: {problem}"})
+    def _companies_by_id(self) -> Mapping[str, Tenancy]:
+        return self._site.tenancies
+
+    def _account(self, company: Tenancy) -> Org:
+        return company.org
+
+    def _read(self, script: Arguments) -> Hostility:
+        return hostility.parse(script)
+
+    def _obey(self, script: Any, company: Tenancy | None) -> None:
+        if company is None:
+            self._site.hostility = script
+        else:
+            company.org.hostility = script
+
+    def _joined(self, company: Tenancy, given: Arguments) -> Any:
+        company.org.sandbox = bool(given.get("sandbox", False))
+        return self.do_credentials(given)
+
+    def _limit(self, given: Arguments) -> Any:
+        most, announced = given["limit_per_minute"], bool(given.get("announced", False))
+        told = (int(most), "avesa") if announced and most is not None else None
+        for tenancy in self._meant(given):
+            tenancy.org.allowance.per_app = told
+        return super()._limit(given)
 
     # ---- whom and what
 
-    def _tenancy(self, given: Arguments) -> Tenancy:
-        company_id = given.get("company_id", DEFAULT_COMPANY)
-        if company_id not in self._site.tenancies:
-            raise ValueError(f"no company {company_id!r}")
-        return self._site.tenancies[company_id]
-
-    def _one(self, given: Arguments) -> Tenancy | None:
-        """The org that is named, None for the whole site."""
-        return self._tenancy(given) if given.get("company_id") is not None else None
-
-    def _company_id(self, given: Arguments) -> str | None:
-        one = self._one(given)
-        return None if one is None else one.org.company_id
-
-    def _table_name(self, given: Arguments) -> str | None:
-        """The table that is named, None for all."""
-        name = given.get("table")
-        if name is not None and name not in TABLES:
-            raise ValueError(f"table must be one of {list(TABLES)}")
-        return None if name is None else str(name)
-
     def _table(self, tenancy: Tenancy, given: Arguments) -> Table:
-        name = self._table_name(given)
-        if name is None:
-            raise ValueError(f"table must be one of {list(TABLES)}")
+        name = self._named_table(given)
         tenancy.org.settle(self._site.clock.now())
         return tenancy.org.tables[name]
-
-    def _moment(self, given: Arguments) -> int:
-        at = _instant(given.get("at"))
-        return int(self._site.clock.now() if at is None else at)
 
     def _numbers(self, table: Table, ids: Iterable[str]) -> list[int]:
         numbers = {id: plan.number_of(table, str(id)) for id in ids}
@@ -187,149 +147,7 @@ class Control:
     def _ids(self, org: Org, table: Table, numbers: Iterable[int]) -> dict[str, list[str]]:
         return {"ids": [org.id(table.info.name, number) for number in numbers]}
 
-    # ---- the site
-
-    def do_reset(self, given: Arguments) -> Any:
-        site, sizes = self._site, dict(given.get("sizes", {}))
-        if "years" in given:
-            sizes["years"] = given["years"]
-        site.rebuild(
-            int(given.get("seed", self._first_seed)),
-            self._first_spec.sized(sizes),
-            _instant(given.get("now")),
-        )
-        site.traffic.forget_own_limits()
-        limited = "limit_per_minute" in given
-        site.traffic.set_limit(Limit(given["limit_per_minute"]) if limited else self._first_limit)
-        self.do_stats_reset({})
-        if "latency_ms" in given:
-            site.latency_seconds = float(given["latency_ms"]) / 1000
-        else:
-            site.latency_seconds = self._first_latency or 0.0
-        script = dict(given.get("hostility", {}))
-        if "page_clamp" in given:
-            script["page_clamp"] = given["page_clamp"]
-        self.do_hostility(script)
-        return {"now": stamp(int(site.clock.now()))}
-
-    def do_hostility(self, given: Arguments) -> Any:
-        one = self._one(given)
-        script = {name: value for name, value in given.items() if name != "company_id"}
-        if one is None:
-            self._site.hostility = hostility.parse(script)
-        else:
-            one.org.hostility = hostility.parse(script) if script else None
-        return {}
-
-    def do_limit(self, given: Arguments) -> Any:
-        one, announced = self._one(given), bool(given.get("announced", False))
-        most = given["limit_per_minute"]
-        self._site.traffic.set_limit(
-            Limit(most, announced),
-            None if one is None else one.org.company_id,
-            forget=bool(given.get("forget", True)),
-        )
-        for tenancy in self._site.tenancies.values() if one is None else [one]:
-            told = (int(most), "avesa") if announced and most is not None else None
-            tenancy.org.allowance.per_app = told
-        return {}
-
-    def do_latency(self, given: Arguments) -> Any:
-        one, seconds_each = self._one(given), float(given["latency_ms"]) / 1000
-        if one is None:
-            self._site.latency_seconds = seconds_each
-        else:
-            one.org.latency_seconds = seconds_each
-        return {}
-
-    def do_fail(self, given: Arguments) -> Any:
-        return self._outage({"status": 500} | given)
-
-    def do_hang(self, given: Arguments) -> Any:
-        return self._outage({"seconds": given["seconds"]} | given)
-
-    def _outage(self, given: Arguments) -> Any:
-        known = {"company_id", "table", "start", "end", "on", "status", "name", "seconds"}
-        if set(given) - known:
-            raise ValueError(f"an outage has no {sorted(set(given) - known)}")
-        on = given.get("on")
-        outage = Outage(
-            name=str(given.get("name", "")),
-            company_id=self._company_id(given),
-            table=self._table_name(given),
-            changed=_changed(given),
-            on=None if on is None else frozenset([on] if isinstance(on, str) else on),
-            status=given.get("status"),
-            seconds=float(given.get("seconds", 0.0)),
-        )
-        return {"name": self._site.outages.declare(outage)}
-
-    def do_heal(self, given: Arguments) -> Any:
-        names = [given["name"]] if "name" in given else given.get("names")
-        company_id, table = self._company_id(given), self._table_name(given)
-        return {"met": self._site.outages.heal(names, company_id, table)}
-
-    def do_outages(self, given: Arguments) -> Any:
-        return {"outages": self._site.outages.report()}
-
-    def do_freeze(self, given: Arguments) -> Any:
-        self._site.mutations_frozen = True
-        return {}
-
-    def do_thaw(self, given: Arguments) -> Any:
-        self._site.mutations_frozen = False
-        return {}
-
-    def do_clock(self, given: Arguments) -> Any:
-        clock = self._site.clock
-        if "now" in given:
-            now = _instant(given["now"])
-            if now is None:
-                raise ValueError("now is missing")
-            clock.set(now)
-        if "offset_seconds" in given:
-            clock.follow_real_time(float(given["offset_seconds"]))
-        if "stopped" in given:
-            clock.freeze(bool(given["stopped"]))
-        return {"now": stamp(int(clock.now())), "epoch": clock.now()}
-
-    def do_advance(self, given: Arguments) -> Any:
-        self._site.clock.advance(float(given["seconds"]))
-        return self.do_clock({})
-
-    def do_stats(self, given: Arguments) -> Any:
-        return self._site.traffic.report(int(given.get("log", 0)))
-
-    def do_fetched(self, given: Arguments) -> Any:
-        company_id, table = self._company_id(given), self._table_name(given)
-        return {"pages": self._site.fetched.report(company_id, table)}
-
-    def do_stats_reset(self, given: Arguments) -> Any:
-        self._site.traffic.reset()
-        self._site.fetched.reset()
-        return {}
-
     # ---- orgs, and who may enter
-
-    def do_add_company(self, given: Arguments) -> Any:
-        site = self._site
-        company_id = given.get("company_id") or f"company_{len(site.tenancies) + 1}"
-        if company_id in site.tenancies:
-            raise ValueError(f"{company_id!r} is there already")
-        sizes = dict(given.get("sizes", {}))
-        if "years" in given:
-            sizes["years"] = given["years"]
-        seed = int(given.get("seed", len(site.tenancies) + 1))
-        script = hostility.parse(given["hostility"]) if given.get("hostility") else None
-        tenancy = site.add(company_id, seed, self._first_spec.sized(sizes))
-        tenancy.org.hostility = script
-        tenancy.org.sandbox = bool(given.get("sandbox", False))
-        about = given | {"company_id": company_id}
-        if "limit_per_minute" in given:
-            self.do_limit(about)
-        if "latency_ms" in given:
-            self.do_latency(about)
-        return self.do_credentials(about)
 
     def do_companies(self, given: Arguments) -> Any:
         return {
@@ -344,20 +162,12 @@ class Control:
         }
 
     def do_credentials(self, given: Arguments) -> Any:
-        tenancy, kind = self._tenancy(given), str(given.get("grant", "client_credentials"))
+        tenancy, kind = self._company(given), str(given.get("grant", "client_credentials"))
         with tenancy.org.lock:
             return {"credentials": tenancy.app.credentials(self._site.url, kind)}
 
-    def do_revoke(self, given: Arguments) -> Any:
-        self._tenancy(given).org.revoked = True
-        return {}
-
-    def do_restore(self, given: Arguments) -> Any:
-        self._tenancy(given).org.revoked = False
-        return {}
-
     def do_session(self, given: Arguments) -> Any:
-        self._tenancy(given).app.session_seconds = float(given["lifetime_seconds"])
+        self._company(given).app.session_seconds = float(given["lifetime_seconds"])
         return {}
 
     def do_expire(self, given: Arguments) -> Any:
@@ -365,7 +175,7 @@ class Control:
         return {"expired": self._site.sessions.end_all(self._company_id(given), now)}
 
     def do_rotation(self, given: Arguments) -> Any:
-        self._tenancy(given).app.rotation = bool(given["on"])
+        self._company(given).app.rotation = bool(given["on"])
         return {}
 
     def do_instance(self, given: Arguments) -> Any:
@@ -378,22 +188,22 @@ class Control:
         return {"instance_url": site.instance_url}
 
     def do_sandbox(self, given: Arguments) -> Any:
-        self._tenancy(given).org.sandbox = bool(given["on"])
+        self._company(given).org.sandbox = bool(given["on"])
         return {}
 
     def do_hibernate(self, given: Arguments) -> Any:
         on, status = bool(given.get("on", True)), int(given.get("status", 200))
-        self._tenancy(given).org.hibernating = status if on else None
+        self._company(given).org.hibernating = status if on else None
         return {}
 
     def do_api(self, given: Arguments) -> Any:
-        org = self._tenancy(given).org
+        org = self._company(given).org
         org.api_enabled = bool(given.get("enabled", org.api_enabled))
         org.rest_allowed = bool(given.get("rest", org.rest_allowed))
         return {}
 
     def do_allowance(self, given: Arguments) -> Any:
-        now, allowance = self._site.clock.now(), self._tenancy(given).org.allowance
+        now, allowance = self._site.clock.now(), self._company(given).org.allowance
         if given.get("restore"):
             allowance.restore()
         allowance.most = int(given.get("max", allowance.most))
@@ -407,7 +217,7 @@ class Control:
         return allowance.report(now)
 
     def do_concurrency(self, given: Arguments) -> Any:
-        kept = self._tenancy(given).concurrency
+        kept = self._company(given).concurrency
         kept.most = int(given.get("limit", kept.most))
         kept.held = int(given.get("held", kept.held))
         kept.long_seconds = float(given.get("long_seconds", kept.long_seconds))
@@ -416,7 +226,7 @@ class Control:
     # ---- the schema
 
     def do_fields(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             table = self._table(tenancy, given)
             hide, show = set(given.get("hide", ())), set(given.get("show", ()))
@@ -428,7 +238,7 @@ class Control:
             return {"hidden": sorted(table.hidden)}
 
     def do_object(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             self._table(tenancy, given).accessible = bool(given["accessible"])
         return {}
@@ -436,7 +246,7 @@ class Control:
     # ---- records
 
     def do_mutate(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             table = self._table(tenancy, given)
             numbers = self._chosen(tenancy.org, table, given)
@@ -445,7 +255,7 @@ class Control:
             return self._ids(tenancy.org, table, changed)
 
     def do_create(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             table = self._table(tenancy, given)
             count, moment = int(given.get("count", 1)), self._moment(given)
@@ -453,7 +263,7 @@ class Control:
             return self._ids(tenancy.org, table, made)
 
     def do_delete(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             table = self._table(tenancy, given)
             numbers = self._chosen(tenancy.org, table, given)
@@ -461,7 +271,7 @@ class Control:
             return self._ids(tenancy.org, table, gone)
 
     def do_undelete(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             table = self._table(tenancy, given)
             numbers = self._chosen(tenancy.org, table, given, deleted=True)
@@ -470,7 +280,7 @@ class Control:
             return self._ids(tenancy.org, table, back)
 
     def do_poison(self, given: Arguments) -> Any:
-        tenancy, kinds = self._tenancy(given), given.get("kinds", list(POISONS))
+        tenancy, kinds = self._company(given), given.get("kinds", list(POISONS))
         if set(kinds) - set(POISONS):
             unknown = sorted(set(kinds) - set(POISONS))
             raise ValueError(f"no poison {unknown}; there are {list(POISONS)}")
@@ -480,7 +290,7 @@ class Control:
             return {"ids": {kind: tenancy.org.id(name, number) for kind, number in made.items()}}
 
     def do_bump(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             table = self._table(tenancy, given)
             if given.get("all"):
@@ -491,14 +301,14 @@ class Control:
             return {"changed": len(moved)}
 
     def do_formulas(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             table = self._table(tenancy, given)
             table.epoch += 1
             return {"epoch": table.epoch}
 
     def do_hard_delete(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             table = self._table(tenancy, given)
             numbers = self._chosen(tenancy.org, table, given)
@@ -506,7 +316,7 @@ class Control:
             return self._ids(tenancy.org, table, gone)
 
     def do_purge(self, given: Arguments) -> Any:
-        tenancy, now = self._tenancy(given), self._site.clock.now()
+        tenancy, now = self._company(given), self._site.clock.now()
         with tenancy.org.lock:
             table = self._table(tenancy, given)
             before = now - float(given.get("min_age_seconds", 7200))
@@ -515,7 +325,7 @@ class Control:
             return self._ids(tenancy.org, table, gone)
 
     def do_merge(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             table = self._table(tenancy, given)
             [master] = self._numbers(table, [given["master"]])
@@ -524,9 +334,9 @@ class Control:
             return self._ids(tenancy.org, table, gone)
 
     def do_archive(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
-            table, before = self._table(tenancy, given), _instant(given["before"])
+            table, before = self._table(tenancy, given), instant(given["before"])
             if "IsArchived" not in table.fields or before is None:
                 raise ValueError(f"{table.info.name} is never archived")
             return {"archived": table.archive(int(before))}
@@ -534,12 +344,12 @@ class Control:
     # ---- bulk jobs
 
     def do_jobs(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             return {"jobs": [job.report() for job in tenancy.jobs.all(self._site.clock.now())]}
 
     def do_end_jobs(self, given: Arguments) -> Any:
-        tenancy, state = self._tenancy(given), given.get("state", "Aborted")
+        tenancy, state = self._company(given), given.get("state", "Aborted")
         if state not in ("Failed", "Aborted"):
             raise ValueError("state must be Failed or Aborted")
         with tenancy.org.lock:
@@ -556,7 +366,7 @@ class Control:
             return {"ids": ended}
 
     def do_leave_jobs(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             users = tenancy.org.known_ids("User")
             user = users[0] if given.get("own", True) else users[-1]
@@ -564,7 +374,7 @@ class Control:
             return {"ids": tenancy.jobs.leave(tenancy.org, count, user, now, 60.0)}
 
     def do_end_locators(self, given: Arguments) -> Any:
-        return {"ended": faults.end_locators(self._tenancy(given))}
+        return {"ended": faults.end_locators(self._company(given))}
 
     # ---- the truth
 
@@ -574,7 +384,7 @@ class Control:
         return list(range(len(table)))
 
     def do_counts(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             table = self._table(tenancy, given)
             flags = table.flags
@@ -587,7 +397,7 @@ class Control:
             }
 
     def do_truth(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             table = self._table(tenancy, given)
             found = {}
@@ -596,8 +406,8 @@ class Control:
                 versions = [table.untouched(number)] if record is None else record.versions
                 payloads = _payloads(table, [number] * len(versions), versions, given)
                 found[tenancy.org.id(table.info.name, number)] = {
-                    "deleted_at": None if record is None else _stamp(record.deleted_at),
-                    "gone_at": None if record is None else _stamp(record.gone_at),
+                    "deleted_at": None if record is None else stamped(record.deleted_at),
+                    "gone_at": None if record is None else stamped(record.gone_at),
                     "poison": None if record is None else record.poison,
                     "versions": [
                         {
@@ -611,7 +421,7 @@ class Control:
             return {"records": found}
 
     def do_truth_current(self, given: Arguments) -> Any:
-        tenancy = self._tenancy(given)
+        tenancy = self._company(given)
         with tenancy.org.lock:
             table, numbers = self._table(tenancy, given), []
             numbers = self._all(table, given)
@@ -642,7 +452,7 @@ class Control:
             "visible": record is None or record.shown == count - 1,
             "restricted": tenancy.org.restricted(conditions, table.info.name, number),
             "poison": None if record is None else record.poison,
-            "deleted_at": None if record is None else _stamp(record.deleted_at),
+            "deleted_at": None if record is None else stamped(record.deleted_at),
         }
 
 
@@ -650,7 +460,3 @@ def _payloads(
     table: Table, numbers: Sequence[int], versions: Sequence[Version], given: Arguments
 ) -> list[dict[str, Any]]:
     return values_of(table, table.states(numbers, versions), given.get("fields"))
-
-
-def _stamp(epoch: int | None) -> str | None:
-    return None if epoch is None else stamp(epoch)

@@ -14,13 +14,14 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from avesa_dagster.sandbox.answers import html_response, json_response
+from avesa_dagster.sandbox.backdoor import PREFIX
 from avesa_dagster.sandbox.conditions import Interval
 from avesa_dagster.sandbox.faults import slow_down
 from avesa_dagster.sandbox.hostility import BEFORE, ON_WIRE, Fault, Traits
 from avesa_dagster.sandbox.outages import Outage
 from avesa_dagster.sandbox.salesforce import describe, faults, oauth
 from avesa_dagster.sandbox.salesforce.asked import Asked, stream_of, understand
-from avesa_dagster.sandbox.salesforce.control import PREFIX, Control
+from avesa_dagster.sandbox.salesforce.control import Control
 from avesa_dagster.sandbox.salesforce.data import AT_ONCE, Data
 from avesa_dagster.sandbox.salesforce.hostility import AFTERWARDS, OWN
 from avesa_dagster.sandbox.salesforce.org import OrgSpec
@@ -321,7 +322,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     seed: int = 1,
-    spec: OrgSpec | None = None,
+    world: OrgSpec | None = None,
     now: float | None = None,
     limit_per_minute: int | None = None,
     latency_ms: float = 0.0,
@@ -337,7 +338,7 @@ def serve(
         ready: called once with the announcement, one line of JSON with `url`, `credentials` and
             `control_token`, when the service is listening.
     """
-    site = Site(seed, spec or OrgSpec(), now, limit_per_minute)
+    site = Site(seed, world or OrgSpec(), now, limit_per_minute)
     site.latency_seconds = latency_ms / 1000
     token = secrets.token_hex(16)
     service = Service(site, token)

@@ -28,14 +28,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from avesa_dagster.sandbox.answers import json_response
-from avesa_dagster.sandbox.conditions import Interval
-from avesa_dagster.sandbox.outages import Outage
+from avesa_dagster.sandbox.backdoor import Arguments, BackDoor, instant, stamped
 from avesa_dagster.sandbox.servicenow.poison import POISONS
 from avesa_dagster.sandbox.servicenow.projection import Style
 from avesa_dagster.sandbox.servicenow.schema import TABLES, Column, descendants, root_of
@@ -44,58 +41,26 @@ from avesa_dagster.sandbox.servicenow.site import DEFAULT_PROPERTIES, Instance, 
 from avesa_dagster.sandbox.servicenow.stamps import Zone
 from avesa_dagster.sandbox.servicenow.store import Store, Version
 from avesa_dagster.sandbox.site import DEFAULT_COMPANY
-from avesa_dagster.sandbox.timestamps import seconds, stamp
-from avesa_dagster.sandbox.traffic import Limit
-from avesa_dagster.sandbox.wire import Request, Response
+from avesa_dagster.sandbox.timestamps import stamp
 
-PREFIX = "/__sim__/"
-Arguments = dict[str, Any]
 _TRUTH_STYLE = Style("false", exclude_link=True)
 
 
-def _instant(value: Any) -> float | None:
-    if value is None or isinstance(value, (int, float)):
-        return value
-    return seconds(str(value))
-
-
-def _second(value: Any, default: float) -> int:
-    instant = _instant(value)
-    return int(default if instant is None else instant)
-
-
-def _changed(given: Arguments) -> Interval | None:
-    """The change times that an outage is for; None if neither end is given."""
-    start, end = _instant(given.get("start")), _instant(given.get("end"))
-    if start is None and end is None:
-        return None
-    low = Interval().low if start is None else start
-    high = Interval().high if end is None else end
-    if low >= high:
-        raise ValueError(f"start {given['start']!r} is not before end {given['end']!r}")
-    return Interval(low, high)
-
-
-class Control:
+class Control(BackDoor[Site, Instance]):
     """The control methods of one site."""
 
     def __init__(self, site: Site, token: str) -> None:
-        self._site = site
-        self._token = token
         first = site.instances[DEFAULT_COMPANY].world
-        self._first_seed, self._first_spec = first.seed, first.spec
-        self._first_limit = Limit(site.traffic.limit_per_minute)
-        self._first_latency = site.latency_seconds
-        self._methods: dict[str, Callable[[Arguments], Any]] = {
-            "reset": self._reset,
-            "hostility": self._hostility,
-            "limit": self._limit,
+        super().__init__(
+            site,
+            token,
+            tables=TABLES,
+            first=DEFAULT_COMPANY,
+            seed=first.seed,
+            spec=first.spec,
+        )
+        self._methods |= {
             "rates": self._rates,
-            "latency": self._latency,
-            "fail": lambda given: self._outage({"status": 500} | given),
-            "hang": lambda given: self._outage({"seconds": given["seconds"]} | given),
-            "heal": self._heal,
-            "outages": lambda given: {"outages": self._site.outages.report()},
             "mutate": self._mutate,
             "reparent": self._reparent,
             "delete": self._delete,
@@ -103,14 +68,7 @@ class Control:
             "create": self._create,
             "poison": self._poison,
             "purge_audit": self._purge_audit,
-            "freeze": lambda given: self._freeze(True),
-            "thaw": lambda given: self._freeze(False),
-            "clock": self._clock,
-            "advance": self._advance,
-            "add_company": self._add_company,
             "companies": self._companies,
-            "revoke": lambda given: self._revoke(given, True),
-            "restore": lambda given: self._revoke(given, False),
             "token": self._token_lifetime,
             "expire_tokens": self._expire_tokens,
             "property": self._property,
@@ -120,127 +78,35 @@ class Control:
             "column": self._column,
             "truth": self._truth,
             "truth_current": self._truth_current,
-            "stats": lambda given: self._site.traffic.report(int(given.get("log", 0))),
-            "fetched": self._fetched,
-            "stats_reset": self._stats_reset,
         }
 
-    def handle(self, request: Request) -> Response:
-        """Run one method; a mistake in the arguments is a 400 that says what it was."""
-        given_token = request.headers.get("x-sim-token", "")
-        if not secrets.compare_digest(given_token.encode(), self._token.encode()):
-            return json_response(403, {"error": "X-Sim-Token is missing or wrong"})
-        name = request.path[len(PREFIX) :]
-        if name not in self._methods:
-            return json_response(404, {"error": f"no method {name!r}", "is": list(self._methods)})
-        try:
-            given = json.loads(request.body or b"{}")
-            return json_response(200, self._methods[name](given))
-        except (ValueError, KeyError, TypeError) as problem:
-            return json_response(400, {"error": f"{type(problem).__name__}: {problem}"})
+    def _companies_by_id(self) -> Mapping[str, Instance]:
+        return self._site.instances
 
-    def _instance(self, given: Arguments) -> Instance:
-        company_id = given.get("company_id", DEFAULT_COMPANY)
-        if company_id not in self._site.instances:
-            raise ValueError(f"no company {company_id!r}")
-        return self._site.instances[company_id]
+    def _account(self, company: Instance) -> Instance:
+        return company
 
-    def _one(self, given: Arguments) -> Instance | None:
-        """The company that is named, None for the whole site."""
-        return self._instance(given) if given.get("company_id") is not None else None
+    def _read(self, script: Arguments) -> Script:
+        return Script.parse(script)
 
-    def _meant(self, given: Arguments) -> list[Instance]:
-        """The company that is named, or all."""
-        one = self._one(given)
-        return list(self._site.instances.values()) if one is None else [one]
+    def _obey(self, script: Any, company: Instance | None) -> None:
+        if company is None:
+            self._site.script = script
+        else:
+            company.script = script
 
-    def _table_name(self, given: Arguments) -> str | None:
-        """The table that is named, None for all."""
-        name = given.get("table")
-        if name is not None and name not in TABLES:
-            raise ValueError(f"table must be one of {list(TABLES)}")
-        return None if name is None else str(name)
+    def _joined(self, company: Instance, given: Arguments) -> Any:
+        return {"credentials": company.credentials(self._site.grant)}
 
     def _table(self, instance: Instance, given: Arguments) -> tuple[str, Store]:
-        name = self._table_name(given)
-        if name is None:
-            raise ValueError(f"table must be one of {list(TABLES)}")
+        name = self._named_table(given)
         instance.world.settle(self._site.clock.now())
         return name, instance.world.store_of(name)
-
-    def _reset(self, given: Arguments) -> Any:
-        sizes = dict(given.get("sizes", {}))
-        if "years" in given:
-            sizes["years"] = given["years"]
-        self._site.rebuild(
-            int(given.get("seed", self._first_seed)),
-            self._first_spec.sized(sizes),
-            _instant(given.get("now")),
-        )
-        traffic = self._site.traffic
-        traffic.forget_own_limits()
-        limited = "limit_per_minute" in given
-        traffic.set_limit(Limit(given["limit_per_minute"]) if limited else self._first_limit)
-        self._stats_reset({})
-        self._site.latency_seconds = given.get("latency_ms", self._first_latency * 1000) / 1000
-        script = dict(given.get("hostility", {}))
-        if "page_clamp" in given:
-            script["page_clamp"] = given["page_clamp"]
-        self._hostility(script)
-        return {"now": stamp(int(self._site.clock.now()))}
-
-    def _hostility(self, given: Arguments) -> Any:
-        instance = self._one(given)
-        script = {name: value for name, value in given.items() if name != "company_id"}
-        if instance is None:
-            self._site.script = Script.parse(script)
-        else:
-            instance.script = Script.parse(script) if script else None
-        return {}
-
-    def _limit(self, given: Arguments) -> Any:
-        instance = self._one(given)
-        company_id = None if instance is None else instance.company_id
-        limit = Limit(given["limit_per_minute"], bool(given.get("announced", False)))
-        forget = bool(given.get("forget", True))
-        self._site.traffic.set_limit(limit, company_id, forget=forget)
-        return {}
 
     def _rates(self, given: Arguments) -> Any:
         for instance in self._meant(given):
             instance.rules.set(given["rules"])
         return {}
-
-    def _latency(self, given: Arguments) -> Any:
-        instance, seconds_each = self._one(given), float(given["latency_ms"]) / 1000
-        if instance is None:
-            self._site.latency_seconds = seconds_each
-        else:
-            instance.latency_seconds = seconds_each
-        return {}
-
-    def _outage(self, given: Arguments) -> Any:
-        known = {"company_id", "table", "start", "end", "on", "status", "name", "seconds"}
-        if set(given) - known:
-            raise ValueError(f"an outage has no {sorted(set(given) - known)}")
-        instance = self._one(given)
-        on = given.get("on")
-        outage = Outage(
-            name=str(given.get("name", "")),
-            company_id=None if instance is None else instance.company_id,
-            table=self._table_name(given),
-            changed=_changed(given),
-            on=None if on is None else frozenset([on] if isinstance(on, str) else on),
-            status=given.get("status"),
-            seconds=float(given.get("seconds", 0.0)),
-        )
-        return {"name": self._site.outages.declare(outage)}
-
-    def _heal(self, given: Arguments) -> Any:
-        names = [given["name"]] if "name" in given else given.get("names")
-        instance = self._one(given)
-        company_id = None if instance is None else instance.company_id
-        return {"met": self._site.outages.heal(names, company_id, self._table_name(given))}
 
     def _chosen(self, instance: Instance, given: Arguments, *, deleted: bool = False) -> list[int]:
         """The records given, or `count` of those that can be meant."""
@@ -266,7 +132,7 @@ class Control:
         return {"ids": [store.sys_id(number) for number in numbers]}
 
     def _mutate(self, given: Arguments, to: str | None = None) -> Any:
-        instance, at = self._instance(given), _instant(given.get("at"))
+        instance, at = self._company(given), instant(given.get("at"))
         with instance.lock:
             numbers = self._chosen(instance, given)
             changed = self._site.mutate(
@@ -286,22 +152,22 @@ class Control:
         return self._mutate(given, str(to))
 
     def _delete(self, given: Arguments) -> Any:
-        instance = self._instance(given)
+        instance = self._company(given)
         with instance.lock:
             numbers = self._chosen(instance, given)
-            moment = _second(given.get("at"), self._site.clock.now())
+            moment = self._moment(given)
             return self._ids(
                 instance, given, instance.world.delete(given["table"], numbers, moment)
             )
 
     def _undelete(self, given: Arguments) -> Any:
-        instance = self._instance(given)
+        instance = self._company(given)
         with instance.lock:
             numbers = self._chosen(instance, given, deleted=True)
             return self._ids(instance, given, instance.world.undelete(given["table"], numbers))
 
     def _create(self, given: Arguments) -> Any:
-        instance, at = self._instance(given), _instant(given.get("at"))
+        instance, at = self._company(given), instant(given.get("at"))
         with instance.lock:
             table, _ = self._table(instance, given)
             count = int(given.get("count", 1))
@@ -310,60 +176,22 @@ class Control:
             return self._ids(instance, given, made)
 
     def _poison(self, given: Arguments) -> Any:
-        instance = self._instance(given)
+        instance = self._company(given)
         kinds = given.get("kinds", list(POISONS))
         unknown = set(kinds) - set(POISONS)
         if unknown:
             raise ValueError(f"no poison {sorted(unknown)}; there are {list(POISONS)}")
         with instance.lock:
             table, _ = self._table(instance, given)
-            moment = _second(given.get("at"), self._site.clock.now())
+            moment = self._moment(given)
             return {"ids": instance.world.poison(table, kinds, moment)}
 
     def _purge_audit(self, given: Arguments) -> Any:
-        instance = self._instance(given)
+        instance = self._company(given)
         with instance.lock:
-            before = _second(given.get("before"), self._site.clock.now() + 1)
-            return {"purged": instance.world.purge_audit(before)}
-
-    def _freeze(self, frozen: bool) -> Any:
-        self._site.mutations_frozen = frozen
-        return {}
-
-    def _clock(self, given: Arguments) -> Any:
-        clock = self._site.clock
-        if "now" in given:
-            now = _instant(given["now"])
-            assert now is not None
-            clock.set(now)
-        if "offset_seconds" in given:
-            clock.follow_real_time(float(given["offset_seconds"]))
-        if "stopped" in given:
-            clock.freeze(bool(given["stopped"]))
-        return {"now": stamp(int(clock.now())), "epoch": clock.now()}
-
-    def _advance(self, given: Arguments) -> Any:
-        self._site.clock.advance(float(given["seconds"]))
-        return self._clock({})
-
-    def _add_company(self, given: Arguments) -> Any:
-        site = self._site
-        company_id = given.get("company_id") or f"company_{len(site.instances) + 1}"
-        if company_id in site.instances:
-            raise ValueError(f"{company_id!r} is there already")
-        sizes = dict(given.get("sizes", {}))
-        if "years" in given:
-            sizes["years"] = given["years"]
-        seed = int(given.get("seed", len(site.instances) + 1))
-        script = Script.parse(given["hostility"]) if given.get("hostility") else None
-        instance = site.add(company_id, seed, self._first_spec.sized(sizes))
-        instance.script = script
-        about = given | {"company_id": company_id}
-        if "limit_per_minute" in given:
-            self._limit(about)
-        if "latency_ms" in given:
-            self._latency(about)
-        return {"credentials": instance.credentials(site.grant)}
+            before = instant(given.get("before"))
+            moment = self._site.clock.now() + 1 if before is None else before
+            return {"purged": instance.world.purge_audit(int(moment))}
 
     def _companies(self, given: Arguments) -> Any:
         return {
@@ -378,10 +206,6 @@ class Control:
                 for instance in list(self._site.instances.values())
             }
         }
-
-    def _revoke(self, given: Arguments, revoked: bool) -> Any:
-        self._instance(given).revoked = revoked
-        return {}
 
     def _token_lifetime(self, given: Arguments) -> Any:
         for instance in self._meant(given):
@@ -416,7 +240,7 @@ class Control:
         return {}
 
     def _table_settings(self, given: Arguments) -> Any:
-        instance = self._instance(given)
+        instance = self._company(given)
         with instance.lock:
             table, _ = self._table(instance, given)
             if "readable" in given:
@@ -434,7 +258,7 @@ class Control:
         return {}
 
     def _column(self, given: Arguments) -> Any:
-        instance = self._instance(given)
+        instance = self._company(given)
         with instance.lock:
             table, _ = self._table(instance, given)
             if "drop" in given:
@@ -444,16 +268,6 @@ class Control:
                 instance.world.add_column(table, Column(given["add"], kind, target))
         return {}
 
-    def _fetched(self, given: Arguments) -> Any:
-        instance = self._one(given)
-        company_id = None if instance is None else instance.company_id
-        return {"pages": self._site.fetched.report(company_id, self._table_name(given))}
-
-    def _stats_reset(self, given: Arguments) -> Any:
-        self._site.traffic.reset()
-        self._site.fetched.reset()
-        return {}
-
     def _numbers(self, instance: Instance, given: Arguments) -> list[int]:
         if "ids" in given:
             return self._chosen(instance, given)
@@ -461,7 +275,7 @@ class Control:
 
     def _truth(self, given: Arguments) -> bytes:
         """Every version of every record, or of `ids`, as the table's columns show it."""
-        instance = self._instance(given)
+        instance = self._company(given)
         with instance.lock:
             table, store = self._table(instance, given)
             numbers = self._numbers(instance, given)
@@ -469,7 +283,7 @@ class Control:
             return b'{"records":{' + ",".join(lines).encode() + b"}}"
 
     def _truth_current(self, given: Arguments) -> Any:
-        instance = self._instance(given)
+        instance = self._company(given)
         with instance.lock:
             table, store = self._table(instance, given)
             records = {}
@@ -486,7 +300,7 @@ class Control:
         gone = record is not None and record.deleted_at is not None
         shown = record is None or record.shown == len(record.versions) - 1
         return {
-            "updated_at": _stamp(latest.updated),
+            "updated_at": stamped(latest.updated),
             "created_at": stamp(store.created(number)),
             "versions": 1 if record is None else len(record.versions),
             "deleted": gone or latest.kind not in descendants(table),
@@ -495,10 +309,6 @@ class Control:
             "poison": None if record is None else record.poison,
             "kind": latest.kind,
         }
-
-
-def _stamp(epoch: int | None) -> str | None:
-    return None if epoch is None else stamp(epoch)
 
 
 def _payload(instance: Instance, table: str, number: int, version: Version) -> str:
@@ -514,13 +324,13 @@ def _history(instance: Instance, table: str, store: Store, number: int) -> str:
 
     def written() -> Iterator[str]:
         for n, version in enumerate(versions):
-            about = {"updated_at": _stamp(version.updated), "visible": n <= shown}
+            about = {"updated_at": stamped(version.updated), "visible": n <= shown}
             about["kind"] = version.kind
             payload = _payload(instance, table, number, version)
             yield json.dumps(about)[:-1] + f',"payload":{payload}}}'
 
     about = {
-        "deleted_at": None if record is None else _stamp(record.deleted_at),
+        "deleted_at": None if record is None else stamped(record.deleted_at),
         "poison": None if record is None else record.poison,
     }
     head = f'"{store.sys_id(number)}":' + json.dumps(about)[:-1]

@@ -21,13 +21,14 @@ from functools import partial
 
 from avesa_dagster.sandbox import faults as common_faults
 from avesa_dagster.sandbox.answers import html_response, json_response
+from avesa_dagster.sandbox.backdoor import PREFIX
 from avesa_dagster.sandbox.conditions import Interval
 from avesa_dagster.sandbox.fetched import Fetch
 from avesa_dagster.sandbox.hostility import BEFORE, ON_PAGE, ON_WIRE, Fault, Traits
 from avesa_dagster.sandbox.outages import Outage
 from avesa_dagster.sandbox.servicenow import answers, auth, faults, listing
 from avesa_dagster.sandbox.servicenow.aggregate import statistics
-from avesa_dagster.sandbox.servicenow.control import PREFIX, Control
+from avesa_dagster.sandbox.servicenow.control import Control
 from avesa_dagster.sandbox.servicenow.listing import Answer, Ask, BadRequest
 from avesa_dagster.sandbox.servicenow.rates import Verdict
 from avesa_dagster.sandbox.servicenow.schema import TABLES, descendants

@@ -14,13 +14,12 @@ from urllib.parse import quote, urlsplit
 
 from avesa_dagster.catalog.models import Service, ServiceTable
 from avesa_dagster.errors import (
-    AvesaError,
     ConfigurationError,
-    DataError,
     FatalError,
     PermissionRefused,
     Where,
 )
+from avesa_dagster.sources.asking import asking
 from avesa_dagster.sources.base import (
     SECOND_FORMAT,
     Clock,
@@ -33,11 +32,19 @@ from avesa_dagster.sources.base import (
 )
 from avesa_dagster.sources.connectwise.credentials import Credentials
 from avesa_dagster.sources.http import Http, NotFound
-from avesa_dagster.sources.records import InvalidPage, RecordDecoder, ascending, parsed, within
+from avesa_dagster.sources.records import (
+    InvalidPage,
+    RecordDecoder,
+    ascending,
+    matching,
+    parsed,
+    usable,
+    within,
+)
 
 T = TypeVar("T")
 _API = "apis/3.0"
-_INTEGER = re.compile(r"-?[0-9]{1,40}")
+_is_number = matching(re.compile(r"-?[0-9]{1,40}"))
 _CLOUD = (".myconnectwise.net", ".connectwisedev.com")
 
 
@@ -123,8 +130,7 @@ class ConnectWise:
     def now(self) -> datetime:
         if self._http.server_time is None:
             self._codebase.root(self._http)
-        ours = self._clock()
-        return min(ours, self._http.server_time or ours)
+        return self._http.present()
 
     def count(self, table: str, span: Span) -> int:
         return self._ask(table, "/count", span, {}, _count)
@@ -194,7 +200,7 @@ class ConnectWise:
         known = self._service.tables[table]
         conditions = _conditions(known, span)
         query = {**({"conditions": conditions} if conditions else {}), **params}
-        try:
+        with asking(self._where, table, span, known.endpoint):
             root = self._codebase.root(self._http)
             try:
                 return self._http.get(f"{root}/{known.endpoint}{below}", parse, params=query)
@@ -203,22 +209,6 @@ class ConnectWise:
                     raise
             root = self._codebase.root(self._http)
             return self._http.get(f"{root}/{known.endpoint}{below}", parse, params=query)
-        except InvalidPage as error:
-            raise DataError(
-                f"{known.endpoint} answers with what cannot be true: {error.what}",
-                hint="nothing of that page was taken; what was stored before stays",
-            ).at(**self._place(table, span)) from None
-        except AvesaError as error:
-            error.at(**self._place(table, span))
-            raise
-
-    def _place(self, table: str, span: Span) -> dict[str, str | None]:
-        return {
-            "tenant": self._where.tenant,
-            "service": self._where.service,
-            "table": table,
-            "window": str(span.window) if span.window else None,
-        }
 
 
 def _fields(table: ServiceTable, span: Span) -> str:
@@ -227,15 +217,7 @@ def _fields(table: ServiceTable, span: Span) -> str:
 
 
 def _numbered(records: list[Record], rejected: list[Rejected]) -> list[Record]:
-    """The records whose id is an integer; others are rejected: the cursor cannot go by them."""
-    kept = []
-    for record in records:
-        if _INTEGER.fullmatch(record.record_id):
-            kept.append(record)
-        else:
-            reason = f"its id {record.record_id[:40]!r} is no integer"
-            rejected.append(Rejected(reason, record.payload))
-    return kept
+    return usable(records, rejected, _is_number, "its id {} is no integer")
 
 
 def _conditions(table: ServiceTable, span: Span) -> str:

@@ -27,7 +27,7 @@ from avesa_dagster.sources.base import Record, Rejected, Span, Window
 from avesa_dagster.sources.declared import body
 from avesa_dagster.sources.http import Answer, Call
 from avesa_dagster.sources.oauth import header
-from avesa_dagster.sources.records import InvalidPage, RecordDecoder, ascending, within
+from avesa_dagster.sources.records import InvalidPage, RecordDecoder, ascending, usable, within
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INTEGER = re.compile(r"-?[0-9]{1,40}")
@@ -295,15 +295,10 @@ class Plan:
         return 0 < len(record_id) <= _LONGEST and record_id.isprintable()
 
     def _usable(self, records: list[Record], rejected: list[Rejected]) -> list[Record]:
-        """The records whose id can be asked for; others are rejected."""
-        kept = []
-        for record in records:
-            if self._is_usable(record.record_id):
-                kept.append(record)
-            else:
-                reason = f"its id {record.record_id[:40]!r} cannot be asked for"
-                rejected.append(Rejected(reason, record.payload))
-        return kept
+        def id_of(record_id: str) -> str | None:
+            return record_id if self._is_usable(record_id) else None
+
+        return usable(records, rejected, id_of, "its id {} cannot be asked for")
 
     def _check_resolution(self, records: list[Record]) -> None:
         asked = self.listing.filter

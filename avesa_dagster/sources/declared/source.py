@@ -13,12 +13,13 @@ from typing import TypeVar
 
 from avesa_dagster.catalog.http import HttpService, Keyset, Listing
 from avesa_dagster.catalog.models import Service
-from avesa_dagster.errors import AvesaError, DataError, PermissionRefused, Where
+from avesa_dagster.errors import AvesaError, PermissionRefused, Where
+from avesa_dagster.sources.asking import asking, place_of
 from avesa_dagster.sources.base import Clock, Deletion, Page, Record, Rejected, Span, Window
 from avesa_dagster.sources.declared.collected import Collected
 from avesa_dagster.sources.declared.plan import Plan
 from avesa_dagster.sources.http import Answer, Call, Http, NotFound
-from avesa_dagster.sources.records import InvalidPage, ascending
+from avesa_dagster.sources.records import ascending
 
 T = TypeVar("T")
 
@@ -60,8 +61,7 @@ class DeclaredSource:
             first = next((name for name in tables if tables[name].enabled), next(iter(tables)))
             with suppress(PermissionRefused, NotFound):  # they tell the time too
                 self.newest_id(first)
-        ours = self._clock()
-        return min(ours, self._http.server_time or ours)
+        return self._http.present()
 
     def count(self, table: str, span: Span) -> int:
         plan = self._plans[table]
@@ -79,7 +79,7 @@ class DeclaredSource:
             try:
                 return self._collected.page(plan, span, ids_only=ids_only)
             except AvesaError as error:
-                raise error.at(**self._place(plan, span)) from None
+                raise error.at(**place_of(self._where, plan.name, span)) from None
 
         def parse(answer: Answer) -> Page:
             listed = plan.listed(answer, span)
@@ -112,7 +112,7 @@ class DeclaredSource:
         except (PermissionRefused, NotFound):
             return None
         except AvesaError as error:
-            raise error.at(**self._place(plan, Span(window))) from None
+            raise error.at(**place_of(self._where, plan.name, Span(window))) from None
 
     def close(self) -> None:
         self._collected.close()
@@ -147,25 +147,9 @@ class DeclaredSource:
         return Page(kept, rejected, last, self._clock())
 
     def _ask(self, plan: Plan, span: Span, call: Call, parse: Callable[[Answer], T]) -> T:
-        try:
+        hint = f"If it is so from the beginning, see {plan.place}"
+        with asking(self._where, plan.name, span, plan.known.endpoint, hint=hint):
             return self._http.ask(call, parse)
-        except InvalidPage as error:
-            raise DataError(
-                f"{plan.known.endpoint} answers with what cannot be true: {error.what}",
-                hint="nothing of that page was taken; what was stored before stays. If it is so "
-                f"from the beginning, see {plan.place}",
-            ).at(**self._place(plan, span)) from None
-        except AvesaError as error:
-            error.at(**self._place(plan, span))
-            raise
-
-    def _place(self, plan: Plan, span: Span) -> dict[str, str | None]:
-        return {
-            "tenant": self._where.tenant,
-            "service": self._where.service,
-            "table": plan.name,
-            "window": str(span.window) if span.window else None,
-        }
 
 
 def plans(service: Service, spoken: HttpService, root: str) -> Mapping[str, Plan]:

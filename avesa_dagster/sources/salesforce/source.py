@@ -18,12 +18,12 @@ import msgspec
 from avesa_dagster.catalog.models import Service
 from avesa_dagster.errors import (
     AvesaError,
-    DataError,
     PermissionRefused,
     RetriableError,
     TooMuch,
     Where,
 )
+from avesa_dagster.sources.asking import asking, place_of
 from avesa_dagster.sources.base import (
     Cancelled,
     Clock,
@@ -36,7 +36,7 @@ from avesa_dagster.sources.base import (
 )
 from avesa_dagster.sources.http import Answer, Call, Http, NotFound
 from avesa_dagster.sources.oauth import header
-from avesa_dagster.sources.records import InvalidPage, RecordDecoder, ascending, within
+from avesa_dagster.sources.records import InvalidPage, RecordDecoder, ascending, usable, within
 from avesa_dagster.sources.salesforce import query
 from avesa_dagster.sources.salesforce.content import (
     content_of,
@@ -130,8 +130,7 @@ class Salesforce:
     def now(self) -> datetime:
         if self._http.server_time is None:
             self._http.ask(Call("/services/data"), lambda answer: None)
-        ours = self._clock()
-        return min(ours, self._http.server_time or ours)
+        return self._http.present()
 
     def count(self, table: str, span: Span) -> int:
         """By halves where the whole takes too long: while they are counted, records only leave."""
@@ -217,7 +216,7 @@ class Salesforce:
             for page, after in self._jobs.parts(place, read):
                 yield replace(page, last_id=str(after))
         except AvesaError as error:
-            error.at(**self._place(table, span))
+            error.at(**place_of(self._where, table, span))
             raise
 
     def abandon(self, at: str) -> None:
@@ -245,7 +244,7 @@ class Salesforce:
             kept = within(span.window, records, rejected, undated=False)
             return Page(kept, rejected, last, received_at, full=full)
         raise RetriableError("the record changes while its fields are asked for").at(
-            **self._place(table, span)
+            **place_of(self._where, table, span)
         )
 
     def _completed(
@@ -301,7 +300,7 @@ class Salesforce:
             except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
                 raise InvalidPage("the answer is no JSON with records") from None
             records, rejected = decoder.decode(bytes(batch.records))
-            records = _usable(records, rejected)
+            records = usable(records, rejected, full_id, "its id {} is none")
             if ordered:
                 ascending([record.record_id for record in records], span, key=id_order)
             if not batch.done:
@@ -410,25 +409,8 @@ class Salesforce:
         return self._ask(table, span, call, lambda answer: described(known, answer))
 
     def _ask(self, table: str, span: Span, call: Call, parse: Callable[[Answer], T]) -> T:
-        try:
+        with asking(self._where, table, span, self._service.tables[table].endpoint):
             return self._http.ask(call, parse)
-        except InvalidPage as error:
-            raise DataError(
-                f"{self._service.tables[table].endpoint} answers with what cannot be true: "
-                f"{error.what}",
-                hint="nothing of that page was taken; what was stored before stays",
-            ).at(**self._place(table, span)) from None
-        except AvesaError as error:
-            error.at(**self._place(table, span))
-            raise
-
-    def _place(self, table: str, span: Span) -> dict[str, str | None]:
-        return {
-            "tenant": self._where.tenant,
-            "service": self._where.service,
-            "table": table,
-            "window": str(span.window) if span.window else None,
-        }
 
 
 def _asking(question: str, batch: int = _MOST) -> Call:
@@ -454,21 +436,6 @@ def _deleted(answer: Answer) -> _GoneList:
         return _gone.decode(answer.body)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
         raise InvalidPage("the answer is no list of deletions") from None
-
-
-def _usable(records: list[Record], rejected: list[Rejected]) -> list[Record]:
-    """The records with whole ids; without one a record is rejected: the cursor cannot go by it."""
-    kept = []
-    for record in records:
-        record_id = full_id(record.record_id)
-        if record_id is None:
-            reason = f"its id {record.record_id[:40]!r} is none"
-            rejected.append(Rejected(reason, record.payload))
-            continue
-        kept.append(
-            record if record_id == record.record_id else replace(record, record_id=record_id)
-        )
-    return kept
 
 
 def _with_content(record: Record) -> Record:

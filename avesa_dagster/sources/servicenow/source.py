@@ -26,6 +26,7 @@ from avesa_dagster.errors import (
     TooMuch,
     Where,
 )
+from avesa_dagster.sources.asking import asking
 from avesa_dagster.sources.base import (
     Clock,
     Deletion,
@@ -37,10 +38,18 @@ from avesa_dagster.sources.base import (
 )
 from avesa_dagster.sources.http import Answer, Call, Http, NotFound
 from avesa_dagster.sources.oauth import header
-from avesa_dagster.sources.records import InvalidPage, RecordDecoder, ascending, parsed, within
+from avesa_dagster.sources.records import (
+    InvalidPage,
+    RecordDecoder,
+    ascending,
+    matching,
+    parsed,
+    usable,
+    within,
+)
 
 T = TypeVar("T")
-_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_is_id = matching(re.compile(r"[A-Za-z0-9_.-]{1,64}"))
 _READINGS = 3
 """A record that so many readings of a page lack is hidden; a fault may spoil two in a row."""
 _FEWEST = 50
@@ -145,8 +154,7 @@ class ServiceNow:
             except TooMuch:  # one row is not too much, and the refusal was dated, too
                 if self._http.server_time is None:
                     raise
-        ours = self._clock()
-        return min(ours, self._http.server_time or ours)
+        return self._http.present()
 
     def count(self, table: str, span: Span) -> int:
         known = self._tables[table]
@@ -252,7 +260,7 @@ class ServiceNow:
         def parse(answer: Answer) -> _Listed:
             records, rejected = decoder.decode(_result(answer.body))
             rejected = [item for item in rejected if item.payload.strip() != b"{}"]
-            records = _usable(records, rejected)
+            records = usable(records, rejected, _is_id, "its sys_id {} is none")
             if order is None:
                 ascending([record.record_id for record in records], span, key=str.lower)
             total = header(answer, "X-Total-Count")
@@ -282,23 +290,10 @@ class ServiceNow:
         return f"{self._root}/api/now/table/{known.endpoint}"
 
     def _ask(self, table: str, span: Span, call: Call, parse: Callable[[Answer], T]) -> T:
-        place: dict[str, str | None] = {
-            "tenant": self._where.tenant,
-            "service": self._where.service,
-            # Of its own tables whoever asks says what they are asked for.
-            "table": table if table in self._service.tables else None,
-            "window": str(span.window) if span.window else None,
-        }
-        try:
+        # Of its own tables whoever asks says what they are asked for.
+        named = table if table in self._service.tables else None
+        with asking(self._where, named, span, self._tables[table].endpoint):
             return self._http.ask(call, parse)
-        except InvalidPage as error:
-            raise DataError(
-                f"{self._tables[table].endpoint} answers with what cannot be true: {error.what}",
-                hint="nothing of that page was taken; what was stored before stays",
-            ).at(**place) from None
-        except AvesaError as error:
-            error.at(**place)
-            raise
 
 
 def _may_be_size(error: AvesaError) -> bool:
@@ -334,18 +329,6 @@ def _result(body: bytes) -> bytes:
         return bytes(_body.decode(body).result)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
         raise InvalidPage("the answer is no JSON with a result") from None
-
-
-def _usable(records: list[Record], rejected: list[Rejected]) -> list[Record]:
-    """The records whose id may stand in a query; others are rejected: the cursor cannot go on."""
-    kept = []
-    for record in records:
-        if _ID.fullmatch(record.record_id):
-            kept.append(record)
-        else:
-            reason = f"its sys_id {record.record_id[:40]!r} is none"
-            rejected.append(Rejected(reason, record.payload))
-    return kept
 
 
 def _united(first: _Listed, second: _Listed) -> _Listed:
