@@ -24,6 +24,7 @@ from avesa_dagster_tests.bench import (
     first_row,
     history,
     pages,
+    services,
     state,
     versions,
 )
@@ -34,6 +35,7 @@ _ALL: dict[str, Callable[[Bench], Part]] = {
     "versions": versions.measure,
     "history": history.measure,
     "budget": budget.measure,
+    "services": services.measure,
     "state": state.measure,
     "empty-run": empty_run.measure,
     "first-row": first_row.measure,

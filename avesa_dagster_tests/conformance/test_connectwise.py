@@ -8,7 +8,7 @@ from avesa_dagster.conformance import Conformance, Enrolment, Rig
 from avesa_dagster.sandbox.process import Simulator
 
 
-def _field(rig: Rig, table: str) -> str:
+def add_field(rig: Rig, table: str) -> str:
     rig.control("field", table=table, add="mood")
     return "mood"
 
@@ -20,5 +20,5 @@ class TestConnectWise(Conformance):
         secret=("public_key", "private_key", "client_id"),
         most=100_000,
         faults=({"kind": "codebase_upgrade", "at": [3]},),
-        drift=_field,
+        drift=add_field,
     )

@@ -7,7 +7,7 @@ it does for any service. Every other listing is read and proven window by window
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -59,8 +59,14 @@ class DeclaredSource:
         if self._http.server_time is None:
             tables = self._service.tables
             first = next((name for name in tables if tables[name].enabled), next(iter(tables)))
-            with suppress(PermissionRefused, NotFound):  # they tell the time too
+            try:
                 self.newest_id(first)
+            except (PermissionRefused, NotFound):
+                pass  # they tell the time too
+            except AvesaError as error:
+                # It is about no table yet, or another one: whoever asks knows.
+                error.where = replace(error.where, table=None)
+                raise
         return self._http.present()
 
     def count(self, table: str, span: Span) -> int:
@@ -95,8 +101,11 @@ class DeclaredSource:
         return self._ask(plan, Span(), plan.newest_call(), plan.newest_in)
 
     def exists(self, table: str, record_id: str) -> bool:
+        """Asked at the record's own address where there is one: a list leaves out what this user
+        may not see, as if it were gone."""
+        plan, span = self._plans[table], Span(only=record_id, alive=True)
         try:
-            return bool(len(self._one(self._plans[table], Span(only=record_id, alive=True))))
+            return bool(len(self._one(plan, span, by_list=plan.record_call(record_id) is None)))
         except NotFound:
             return False
         except PermissionRefused:
@@ -118,15 +127,19 @@ class DeclaredSource:
         self._collected.close()
         self._http.close()
 
-    def _one(self, plan: Plan, span: Span) -> Page:
-        """The record with one id, if it is there and in the span."""
+    def _one(self, plan: Plan, span: Span, *, by_list: bool = True) -> Page:
+        """The record with one id, if it is there and in the span.
+
+        Args:
+            by_list: Whether a list with this id alone will do, where there is one.
+        """
         assert span.only is not None
         asked = plan.listing.filter
         call = plan.record_call(span.only)
         alone = Span(only=span.only)
         records: list[Record]
         rejected: list[Rejected]
-        if asked is not None and "only" in asked.names():
+        if by_list and asked is not None and "only" in asked.names():
             records, rejected = self._ask(plan, alone, plan.list_call(alone), _listed(plan, alone))
         else:
             assert call is not None  # the service file was checked: one of the two is there

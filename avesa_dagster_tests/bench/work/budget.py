@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import requests
 
+from avesa_dagster.control.base import TenantService
 from avesa_dagster.defs.partitions import known_partitions
 from avesa_dagster.errors import AvesaError, Stopped
 from avesa_dagster.extract.request import Mode, Request
@@ -22,15 +24,20 @@ def backfill(
     credentials: dict[str, str], limit: int, seconds: float, home: str, page_rows: int
 ) -> Measured:
     """Backfills the tickets for so long, then stops; the service counts."""
-    installation = Installation(Settings(Path(home), _mappings(Path(home), page_rows)))
+    installation = Installation(Settings(Path(home), mappings(Path(home), {SERVICE: page_rows})))
     connection = installation.connect(
         TENANT, SERVICE, credentials, requests_per_minute=limit, tables=(TABLE,)
     )
+    return backfilled(installation, connection, seconds)
+
+
+def backfilled(installation: Installation, connection: TenantService, seconds: float) -> Measured:
+    """Backfills a connection's one table for so long, then stops."""
     partitions = known_partitions(connection, installation.catalog, installation.clock())
     request = Request(
-        tenant=TENANT,
-        service=SERVICE,
-        table=TABLE,
+        tenant=connection.tenant,
+        service=connection.service,
+        table=connection.tables[0],
         partitions=tuple(partitions),
         mode=Mode.BACKFILL,
         token="bench",
@@ -72,11 +79,13 @@ def paced(url: str, credentials: dict[str, str], limit: int, seconds: float) -> 
     return meter.measured(asked)
 
 
-def _mappings(home: Path, page_rows: int) -> Path:
-    """The mappings that the package ships, with smaller pages."""
-    mappings = home / "mappings"
-    shutil.copytree(Settings.from_environment({}).mappings, mappings)
-    file = mappings / "services" / f"{SERVICE}.json"
-    said = json.loads(file.read_text("utf-8"))
-    file.write_text(json.dumps({**said, "page_size": page_rows}), "utf-8")
-    return mappings
+def mappings(home: Path, pages: Mapping[str, int]) -> Path:
+    """The mappings that the package ships, with smaller pages {service: rows}, none in bulk."""
+    folder = home / "mappings"
+    shutil.copytree(Settings.from_environment({}).mappings, folder)
+    for service, rows in pages.items():
+        file = folder / "services" / f"{service}.json"
+        said = json.loads(file.read_text("utf-8"))
+        said.pop("bulk_records", None)
+        file.write_text(json.dumps({**said, "page_size": rows}), "utf-8")
+    return folder
