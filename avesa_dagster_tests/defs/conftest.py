@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from dagster._core.storage.defs_state import base
 
 from avesa_dagster.defs.homes import prepare
 from avesa_dagster.installation import Installation
@@ -93,14 +92,6 @@ class House:
             for layer in ("canonical", "history")
             for path in lake.glob(f"*/{layer}/**/*.parquet")
         }
-
-
-@pytest.fixture(autouse=True)
-def no_instance_left() -> Iterator[None]:
-    """A tick that a test evaluates opens an instance and leaves its trace behind when it is gone,
-    which definitions that are built later stumble over (dagster 1.13.27)."""
-    yield
-    base._current_storage.set(None)
 
 
 @pytest.fixture

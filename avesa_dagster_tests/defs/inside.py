@@ -104,12 +104,14 @@ class Inside:
         """One tick of the hourly schedule, executed."""
         hourly, _ = live_sync_schedules(self._rows)
         now = self.installation.clock()
-        with patch.object(resources, "installation_of_this_process", lambda: self.installation):
-            context = dg.build_schedule_context(
+        with (
+            patch.object(resources, "installation_of_this_process", lambda: self.installation),
+            dg.build_schedule_context(
                 instance=self.instance,
                 scheduled_execution_time=now,
                 resources={"avesa": resources.AvesaResource()},
-            )
+            ) as context,
+        ):
             requests = hourly.evaluate_tick(context).run_requests or []
         return [self.run(request) for request in requests]
 
@@ -117,10 +119,12 @@ class Inside:
         """One tick of the sensor `upkeep`: ids of the jobs that it started."""
         before = {job.job_id for job in self.installation.control.jobs.find()}
         sensor = upkeep.upkeep_sensor(self._rows)
-        with patch.object(resources, "installation_of_this_process", lambda: self.installation):
-            context = dg.build_sensor_context(
+        with (
+            patch.object(resources, "installation_of_this_process", lambda: self.installation),
+            dg.build_sensor_context(
                 instance=self.instance, resources={"avesa": resources.AvesaResource()}
-            )
+            ) as context,
+        ):
             sensor(context)
         found = self.installation.control.jobs.find()
         return [job.job_id for job in found if job.job_id not in before]

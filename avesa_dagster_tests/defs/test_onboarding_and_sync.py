@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -52,10 +52,22 @@ def tick(
     house: House, avesa: AvesaResource, cursor: str | None = None
 ) -> dg.SensorResult | dg.SkipReason:
     sensor = onboarding_sensor(read_snapshot(house.settings.snapshot))
-    context = dg.build_sensor_context(cursor=cursor, resources={"avesa": avesa})
-    result = sensor(context)
+    with dg.build_sensor_context(cursor=cursor, resources={"avesa": avesa}) as context:
+        result = sensor(context)
     assert isinstance(result, dg.SensorResult | dg.SkipReason)
     return result
+
+
+def requests_of(
+    schedule: dg.ScheduleDefinition, instance: dg.DagsterInstance, avesa: AvesaResource
+) -> Sequence[dg.RunRequest]:
+    """What one tick of it asks for."""
+    with dg.build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=datetime.now(UTC),
+        resources={"avesa": avesa},
+    ) as context:
+        return schedule.evaluate_tick(context).run_requests or []
 
 
 def test_a_new_tenant_gets_master_data_then_recent_months_then_the_history_behind(
@@ -119,7 +131,8 @@ def test_a_changed_registry_is_reloaded_before_anything_is_requested(
 ) -> None:
     sensor = onboarding_sensor([])
     house.connect("acme", simulator)
-    result = sensor(dg.build_sensor_context(resources={"avesa": avesa}))
+    with dg.build_sensor_context(resources={"avesa": avesa}) as context:
+        result = sensor(context)
     assert isinstance(result, dg.SkipReason)
     assert "the registry has changed" in (result.skip_message or "")
 
@@ -131,17 +144,12 @@ def test_the_hourly_sync_asks_for_the_open_partition_of_every_connected_tenant(
         house.connect(tenant, simulator)
     house.installation.disconnect("gone", "connectwise")
     hourly, daily = live_sync_schedules(read_snapshot(house.settings.snapshot))
-    context = dg.build_schedule_context(
-        instance=instance,
-        scheduled_execution_time=datetime.now(UTC),
-        resources={"avesa": avesa},
-    )
-    requests = hourly.evaluate_tick(context).run_requests or []
+    requests = requests_of(hourly, instance, avesa)
     this_month = f"{datetime.now(UTC):%Y-%m-01}"
     assert [r.tags["avesa/tenant"] for r in requests] == ["acme", "globex"]
     assert {r.tags["avesa/mode"] for r in requests} == {"sync"}
     assert {(r.tags[START], r.tags[END]) for r in requests} == {(this_month, this_month)}
-    full = daily.evaluate_tick(context).run_requests or []
+    full = requests_of(daily, instance, avesa)
     assert {r.tags["avesa/mode"] for r in full} == {"full"}
     assert {key.path[-1] for r in full for key in r.asset_selection or ()} == {
         "companies", "contacts", "tickets", "time_entries",
@@ -154,21 +162,16 @@ def test_a_sync_that_waits_in_the_queue_is_not_asked_for_again(
     for tenant in ("acme", "globex"):
         house.connect(tenant, simulator)
     hourly, daily = live_sync_schedules(read_snapshot(house.settings.snapshot))
-    context = dg.build_schedule_context(
-        instance=instance,
-        scheduled_execution_time=datetime.now(UTC),
-        resources={"avesa": avesa},
-    )
-    (waits, _) = hourly.evaluate_tick(context).run_requests or []
+    (waits, _) = requests_of(hourly, instance, avesa)
     create_run_for_test(
         instance,
         tags=dict(waits.tags),
         status=dg.DagsterRunStatus.QUEUED,
         remote_job_origin=remote_job_origin_of_nobody(),
     )
-    again = hourly.evaluate_tick(context).run_requests or []
+    again = requests_of(hourly, instance, avesa)
     assert [request.tags["avesa/tenant"] for request in again] == ["globex"]
-    full = daily.evaluate_tick(context).run_requests or []
+    full = requests_of(daily, instance, avesa)
     assert {r.tags["avesa/tenant"] for r in full} == {"acme", "globex"}, "it does more"
 
 
@@ -204,12 +207,7 @@ def test_a_tenant_that_is_not_loaded_yet_keeps_no_other_from_its_sync(
     house.connect("globex", simulator)
     hourly, _ = live_sync_schedules(read_snapshot(house.settings.snapshot))
     house.connect("acme", simulator)
-    context = dg.build_schedule_context(
-        instance=instance,
-        scheduled_execution_time=datetime.now(UTC),
-        resources={"avesa": avesa},
-    )
-    requests = hourly.evaluate_tick(context).run_requests or []
+    requests = requests_of(hourly, instance, avesa)
     assert [request.tags["avesa/tenant"] for request in requests] == ["globex"]
 
 

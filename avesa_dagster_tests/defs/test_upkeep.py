@@ -103,9 +103,11 @@ def test_a_comparison_is_asked_for_once_until_it_ended_and_again_if_it_died_sile
     ((_, name),) = due_for_verification(installation, rows, now)
     ((_, later),) = due_for_verification(installation, rows, now + timedelta(hours=1))
     assert name != later
-    with instance_in(prepare(house.settings)) as instance:
-        sensor = verification_sensor(rows)
-        context = dg.build_sensor_context(instance=instance, resources={"avesa": avesa})
+    sensor = verification_sensor(rows)
+    with (
+        instance_in(prepare(house.settings)) as instance,
+        dg.build_sensor_context(instance=instance, resources={"avesa": avesa}) as context,
+    ):
         (request,) = list(sensor(context))
         assert isinstance(request, dg.RunRequest)
         instance.create_run_for_job(verify_job, run_config=CONFIG, tags=dict(request.tags))
@@ -139,7 +141,8 @@ def test_one_step_that_fails_keeps_none_of_the_others(
     )  # fmt: skip
     installation.control.processing.claim(dead, stale_before=long_ago)
     sensor = upkeep_sensor(read_snapshot(house.settings.snapshot))
-    result = sensor(dg.build_sensor_context(resources={"avesa": avesa}))
+    with dg.build_sensor_context(resources={"avesa": avesa}) as context:
+        result = sensor(context)
     assert isinstance(result, dg.SensorResult)
     assert "alerts.json" in str(result.skip_reason and result.skip_reason.skip_message)
     assert not installation.control.processing.of_job("run")
