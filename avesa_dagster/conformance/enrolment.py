@@ -32,6 +32,8 @@ class Rig(Protocol):
         delete         table, ids | count → ids
         undelete       table, ids | count → ids
         revoke, restore
+        rotate         → credentials: the next; those before are good as well, until
+        retire         those before are refused
         truth          table → records {id: {versions [{payload}]}}
         truth_current  table → records {id: {updated_at, deleted, visible}}, pending
         stats          log (how many requests) → total, refused, by_status {}, log [{table, status}]

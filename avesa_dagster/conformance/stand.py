@@ -125,7 +125,7 @@ class Stand:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._traffic = Traffic(None)
-        self._token = secrets.token_hex(16)
+        self._tokens = [secrets.token_hex(16)]
         self._hostility = Hostility()
         self._latency = 0.0
         self._revoked = False
@@ -144,7 +144,7 @@ class Stand:
 
     @property
     def credentials(self) -> Mapping[str, str]:
-        return self.credentials_of(self.url, self._token)
+        return self.credentials_of(self.url, self._tokens[0])
 
     def stop(self) -> None:
         """Ends it; requests under way are answered."""
@@ -185,7 +185,7 @@ class Stand:
             admission = self._traffic.admit(_COMPANY, _COMPANY)
             if admission.wait > 0:
                 response = answers.too_many(str(int(admission.wait) + 1), "json")
-            elif self._revoked or not self.admits(request, self._token):
+            elif self._revoked or not any(self.admits(request, good) for good in self._tokens):
                 response = answers.unauthorized("who is that?")
             elif ask is not None:
                 response = self._answer(ask)
@@ -320,6 +320,14 @@ class Stand:
 
     def do_restore(self) -> dict[str, Any]:
         self._revoked = False
+        return {}
+
+    def do_rotate(self) -> dict[str, Any]:
+        self._tokens.insert(0, secrets.token_hex(16))
+        return {"credentials": dict(self.credentials)}
+
+    def do_retire(self) -> dict[str, Any]:
+        del self._tokens[1:]
         return {}
 
     def do_column(self, table: str, *, add: str) -> dict[str, Any]:

@@ -498,6 +498,29 @@ class Conformance:
         assert next(asked) > 30, "there was no middle"
         assert_truth(bench)
 
+    def test_credentials_that_are_replaced_in_the_middle_go_unnoticed(
+        self, new_bench: NewBench, typical: str
+    ) -> None:
+        bench = new_bench(typical, page_clamp=7, chunk_days=10, parallel=2)
+        secrets, asked = bench.installation.secrets, itertools.count(1)
+        held = secrets.get(bench.connection.tenant, bench.service)
+
+        def cancelled() -> bool:
+            if next(asked) == 12:
+                fresh = bench.control("rotate")["credentials"]
+                changed = {name: fresh[name] for name in self.enrolment.secret if name in fresh}
+                assert changed.items() - held.items(), "the rig gave none that are new"
+                secrets.put(bench.connection.tenant, bench.service, held | changed)
+                bench.control("retire")
+                if self.enrolment.expire is not None:
+                    method, arguments = self.enrolment.expire
+                    bench.control(method, **arguments)
+            return False
+
+        bench.run(bench.request(), cancelled=cancelled)
+        assert next(asked) > 24, "there was no middle"
+        assert_truth(bench)
+
     def test_credentials_that_are_revoked_end_the_run_at_once(
         self, new_bench: NewBench, typical: str
     ) -> None:

@@ -11,6 +11,7 @@ from avesa_dagster.sandbox.answers import json_response
 from avesa_dagster.sandbox.conditions import Interval
 from avesa_dagster.sandbox.fetched import Fetched
 from avesa_dagster.sandbox.outages import Outage, Outages
+from avesa_dagster.sandbox.rotation import Rotation
 from avesa_dagster.sandbox.timestamps import Clock, seconds, stamp
 from avesa_dagster.sandbox.traffic import Limit, Traffic
 from avesa_dagster.sandbox.wire import Request, Response
@@ -41,6 +42,7 @@ class Account(Protocol):
     company_id: str
     latency_seconds: float | None
     revoked: bool
+    rotation: Rotation
 
 
 S = TypeVar("S", bound=AnySite)
@@ -89,6 +91,8 @@ class BackDoor(Generic[S, C]):
             "add_company": self._add_company,
             "revoke": lambda given: self._revoke(given, True),
             "restore": lambda given: self._revoke(given, False),
+            "rotate": self._rotate,
+            "retire": self._retire,
             "stats": lambda given: site.traffic.report(int(given.get("log", 0))),
             "fetched": self._fetched,
             "stats_reset": self._stats_reset,
@@ -266,6 +270,16 @@ class BackDoor(Generic[S, C]):
 
     def _revoke(self, given: Arguments, revoked: bool) -> Any:
         self._account(self._company(given)).revoked = revoked
+        return {}
+
+    def _rotate(self, given: Arguments) -> Any:
+        company = self._company(given)
+        self._account(company).rotation.newest += 1
+        return self._joined(company, {})
+
+    def _retire(self, given: Arguments) -> Any:
+        rotation = self._account(self._company(given)).rotation
+        rotation.oldest = rotation.newest
         return {}
 
     def _fetched(self, given: Arguments) -> Any:

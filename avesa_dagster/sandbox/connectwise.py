@@ -240,8 +240,9 @@ class Service:
     ) -> Response | None:
         if caller is None or instance is None or instance.revoked:
             return answers.unauthorized("The provided credentials are not valid.")
-        keys = (instance.public_key, instance.private_key)
-        if not secrets.compare_digest(":".join(caller[1:]).encode(), ":".join(keys).encode()):
+        given = ":".join(caller[1:]).encode()
+        pairs = [f"{instance.public_key}:{key}".encode() for key in instance.private_keys]
+        if not any(secrets.compare_digest(given, pair) for pair in pairs):
             return answers.unauthorized("The provided credentials are not valid.")
         if request.headers.get("clientid") != instance.client_id:
             return answers.unauthorized("The clientId header is missing or not valid.")

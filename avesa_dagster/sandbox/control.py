@@ -34,6 +34,8 @@ except `now` (the real time) and `hostility` (none).
                    hostility{}                → credentials
     companies      → companies {company_id: {credentials, sizes{}}}
     revoke, restore  company_id
+    rotate         company_id                 → credentials: the next; those before are good as well
+    retire         company_id                 those before are refused from now on
     truth          table, ids                 → records {id: {deleted_at, poison, versions []}}
     truth_current  table, ids                 → records {id: {…}}, pending
     stats          log (how many requests)    → counts, per minute and company too

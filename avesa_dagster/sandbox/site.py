@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from avesa_dagster.sandbox.fetched import Fetched
 from avesa_dagster.sandbox.hostility import Hostility
 from avesa_dagster.sandbox.outages import Outages
+from avesa_dagster.sandbox.rotation import Rotation
 from avesa_dagster.sandbox.table import Table
 from avesa_dagster.sandbox.timestamps import Clock
 from avesa_dagster.sandbox.traffic import Traffic
@@ -36,6 +37,7 @@ class Instance:
     revoked: bool = False
     hostility: Hostility | None = None
     latency_seconds: float | None = None
+    rotation: Rotation = field(default_factory=Rotation)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -44,7 +46,13 @@ class Instance:
 
     @property
     def private_key(self) -> str:
-        return _digest(f"private:{self.company_id}", 16)
+        return self.private_keys[0]
+
+    @property
+    def private_keys(self) -> list[str]:
+        """Those that are good, the newest first."""
+        seeds = self.rotation.seeds(f"private:{self.company_id}")
+        return [_digest(seed, 16) for seed in seeds]
 
     @property
     def client_id(self) -> str:

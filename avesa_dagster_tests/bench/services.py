@@ -36,7 +36,7 @@ def measure(bench: Bench) -> Part:
             limit = settings[name].requests_per_minute
             options: dict[str, Any] = {records: max(limit * rows * (seconds + 60) // 60, 10_000)}
             simulators[name] = open_.enter_context(
-                Simulator(name, requests_per_minute=limit, latency_ms=_LATENCY, **options)
+                Simulator(name, requests_per_minute=limit, latency_ms=_LATENCY, years=1, **options)
             )
         services = {
             name: (table, simulators[name].credentials, rows)

@@ -112,6 +112,10 @@ class Control(BackDoor[Site, Tenancy]):
         company.org.sandbox = bool(given.get("sandbox", False))
         return self.do_credentials(given)
 
+    def _rotate(self, given: Arguments) -> Any:
+        self._company(given).org.rotation.newest += 1
+        return self.do_credentials(given)
+
     def _limit(self, given: Arguments) -> Any:
         most, announced = given["limit_per_minute"], bool(given.get("announced", False))
         told = (int(most), "avesa") if announced and most is not None else None

@@ -61,7 +61,13 @@ class App:
 
     @property
     def client_secret(self) -> str:
-        return _digest(f"secret:{self.org.company_id}", 64).upper()
+        return self.client_secrets[0]
+
+    @property
+    def client_secrets(self) -> list[str]:
+        """Those that are good, the newest first."""
+        seeds = self.org.rotation.seeds(f"secret:{self.org.company_id}")
+        return [_digest(seed, 64).upper() for seed in seeds]
 
     @property
     def org_id(self) -> str:
@@ -248,7 +254,7 @@ def _check_secret(app: App, form: dict[str, str], *, required: bool) -> None:
     given = form.get("client_secret")
     if given is None and not required:
         return
-    if not _same(given or "", app.client_secret):
+    if not any(_same(given or "", good) for good in app.client_secrets):
         raise OAuthError("invalid_client", "invalid client credentials")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from avesa_dagster.sandbox.hostility import Hostility
 from avesa_dagster.sandbox.moments import created_moments, updated_moments
+from avesa_dagster.sandbox.rotation import Rotation
 from avesa_dagster.sandbox.salesforce.allowance import Allowance
 from avesa_dagster.sandbox.salesforce.fields import Field, parse_fields
 from avesa_dagster.sandbox.salesforce.hostility import Conditions
@@ -113,6 +114,7 @@ class Org:
         self.rest_allowed = True
         self.hostility: Hostility | None = None
         self.latency_seconds: float | None = None
+        self.rotation = Rotation()
         self.allowance = Allowance()
         self.log_from: dict[str, float] = {}
         self.deletions: dict[str, list[tuple[int, int]]] = {}

@@ -149,7 +149,7 @@ class Service:
         """Whether the request authenticates as the instance's user."""
         now = self.site.clock.now()
         with instance.lock:
-            known = auth.authenticated(request, instance.keys, instance.tokens, now)
+            known = auth.authenticated(request, instance.good_keys, instance.tokens, now)
         return known and not instance.revoked
 
     def _answer_or_fail(self, instance: Instance, request: Request, where: Route) -> Response:

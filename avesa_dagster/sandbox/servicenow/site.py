@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from avesa_dagster.sandbox.fetched import Fetched
 from avesa_dagster.sandbox.outages import Outages
+from avesa_dagster.sandbox.rotation import Rotation
 from avesa_dagster.sandbox.servicenow.auth import (
     CLIENT_CREDENTIALS,
     NO_PASSWORD_GRANT,
@@ -54,6 +55,7 @@ class Instance:
     hibernating: bool = False
     script: Script | None = None
     latency_seconds: float | None = None
+    rotation: Rotation = field(default_factory=Rotation)
     properties: dict[str, str] = field(default_factory=DEFAULT_PROPERTIES.copy)
     zone: Zone = field(default_factory=lambda: Zone(DEFAULT_ZONE))
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -62,8 +64,17 @@ class Instance:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
-        self.keys = Keys.of(self.company_id)
-        self.tokens = Tokens(self.keys)
+        self.tokens = Tokens(Keys.of(self.company_id))
+
+    @property
+    def keys(self) -> Keys:
+        return self.good_keys[0]
+
+    @property
+    def good_keys(self) -> list[Keys]:
+        """With each password that is good, the newest first; OAuth goes on with the first one."""
+        seeds = self.rotation.seeds(f"password:{self.company_id}")
+        return [Keys.of(self.company_id, seed) for seed in seeds]
 
     def credentials(self, grant: str = "basic") -> dict[str, str]:
         """What the owner of this instance would type into a connector, for one of `GRANTS`."""

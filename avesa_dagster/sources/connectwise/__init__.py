@@ -10,6 +10,7 @@ from avesa_dagster.sources.base import Cancelled, Clock, Source
 from avesa_dagster.sources.connectwise.credentials import Credentials
 from avesa_dagster.sources.connectwise.source import Codebase, ConnectWise
 from avesa_dagster.sources.http import Allowance, Dialect, Http, Retrying
+from avesa_dagster.sources.rotation import Rotating
 from avesa_dagster.sources.vault import Vault
 
 FIELDS = tuple(Credentials.model_fields)
@@ -39,14 +40,19 @@ def connect(
     vault: Vault,
 ) -> Callable[[], Source]:
     """Returns what opens a source for a thread; all share the discovered address."""
-    credentials = Credentials.parse(values, where)
-    codebase = Codebase(credentials, where)
+    codebase = Codebase(Credentials.parse(values, where), where)
+
+    def speak(given: Mapping[str, object]) -> Speech:
+        credentials = Credentials.parse(given, where)
+        return Speech(credentials.headers(), credentials.secrets())
+
+    speech = Rotating(values, vault, speak, fixed=("api_base_url", "company_id"))
 
     def open_source() -> Source:
         http = Http(
             where,
             allowance,
-            Speech(credentials.headers(), credentials.secrets()),
+            speech,
             timeout=service.request_timeout_seconds,
             clock=clock,
             cancelled=cancelled,

@@ -14,6 +14,7 @@ from avesa_dagster.sources.declared.source import DeclaredSource
 from avesa_dagster.sources.declared.speech import Speech
 from avesa_dagster.sources.http import Allowance, Http, Retrying
 from avesa_dagster.sources.registry import source_module
+from avesa_dagster.sources.rotation import Rotating
 from avesa_dagster.sources.vault import Vault
 
 _SECRET = ("key", "secret", "password", "token")
@@ -78,7 +79,11 @@ class Declared:
         spoken = service.http
         assert spoken is not None
         credentials = parsed(spoken, service.title, values, where)
-        speech = Speech(spoken, credentials, where)
+
+        def speak(given: Mapping[str, object]) -> Speech:
+            return Speech(spoken, parsed(spoken, service.title, given, where), where)
+
+        speech = Rotating(values, vault, speak, fixed=(spoken.address,))
         limit = spoken.limit
 
         def open_source() -> Source:

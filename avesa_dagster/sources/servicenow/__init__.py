@@ -8,6 +8,7 @@ from avesa_dagster.catalog.models import Service
 from avesa_dagster.errors import Where
 from avesa_dagster.sources.base import Cancelled, Clock, Source
 from avesa_dagster.sources.http import Allowance, Http, Retrying
+from avesa_dagster.sources.rotation import Rotating
 from avesa_dagster.sources.servicenow.credentials import Credentials
 from avesa_dagster.sources.servicenow.source import Classes, ServiceNow
 from avesa_dagster.sources.servicenow.speech import Speech
@@ -36,7 +37,12 @@ def connect(
 ) -> Callable[[], Source]:
     """Returns what opens a source for a thread; all share the access token."""
     credentials = Credentials.parse(values, where)
-    speech = Speech(credentials, where)
+    speech = Rotating(
+        values,
+        vault,
+        lambda given: Speech(Credentials.parse(given, where), vault, where),
+        fixed=("instance_url",),
+    )
     classes = Classes()
 
     def open_source() -> Source:

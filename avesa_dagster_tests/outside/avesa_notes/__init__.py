@@ -15,6 +15,8 @@ from avesa_dagster.sources.base import Clock, Deletion, Page, Source, Span, Wind
 from avesa_dagster.sources.credentials import Address, ServiceCredentials
 from avesa_dagster.sources.http import Allowance, Dialect, Http, NotFound
 from avesa_dagster.sources.records import InvalidPage, RecordDecoder, ascending, parsed, within
+from avesa_dagster.sources.rotation import Rotating
+from avesa_dagster.sources.vault import Vault
 
 MAPPINGS = Path(__file__).parent / "mappings"
 T = TypeVar("T")
@@ -34,13 +36,16 @@ def check(values: Mapping[str, object], where: Where) -> None:
 
 def connect(
     service: Service, values: Mapping[str, object], where: Where, allowance: Allowance,
-    *, clock: Clock, vault: object, **how: Any,
+    *, clock: Clock, vault: Vault, **how: Any,
 ) -> Callable[[], Source]:  # fmt: skip
-    given = Credentials.parse(values, where)
-    token = given.token.get_secret_value()
-    speech = Dialect({"Authorization": f"Bearer {token}"}, [token])
+    def speak(given: Mapping[str, object]) -> Dialect:
+        token = Credentials.parse(given, where).token.get_secret_value()
+        return Dialect({"Authorization": f"Bearer {token}"}, [token])
+
+    url = Credentials.parse(values, where).url
+    speech = Rotating(values, vault, speak, fixed=("url",))
     how |= {"timeout": service.request_timeout_seconds, "clock": clock}
-    return lambda: Notes(service, given.url, Http(where, allowance, speech, **how), clock)
+    return lambda: Notes(service, url, Http(where, allowance, speech, **how), clock)
 
 
 class Notes:
