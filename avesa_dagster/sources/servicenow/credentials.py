@@ -19,6 +19,15 @@ class Grant(StrEnum):
     REFRESH_TOKEN = "refresh_token"
 
 
+_WANTED = {
+    Grant.BASIC: ("username", "password"),
+    Grant.CLIENT_CREDENTIALS: ("client_id", "client_secret"),
+    Grant.PASSWORD: ("username", "password", "client_id", "client_secret"),
+    Grant.REFRESH_TOKEN: ("client_id", "client_secret", "refresh_token"),
+}
+_EVERY = ("username", "password", "client_id", "client_secret", "refresh_token")
+
+
 class Credentials(ServiceCredentials):
     """A ServiceNow user, an OAuth application, or both.
 
@@ -46,23 +55,31 @@ class Credentials(ServiceCredentials):
 
     @model_validator(mode="after")
     def _complete(self) -> Credentials:
-        wanted = {
-            Grant.BASIC: ("username", "password"),
-            Grant.CLIENT_CREDENTIALS: ("client_id", "client_secret"),
-            Grant.PASSWORD: ("username", "password", "client_id", "client_secret"),
-            Grant.REFRESH_TOKEN: ("client_id", "client_secret", "refresh_token"),
-        }[self.way()]
-        missing = [name for name in wanted if not getattr(self, name)]
+        way = self.way()
+        given = [name for name in _EVERY if self._has(name)]
+        missing = [name for name in _WANTED[way] if name not in given]
         if missing:
-            raise ValueError(f"for the grant {self.way().value}, {', '.join(missing)} is missing")
+            raise ValueError(f"for the grant {way.value}, {', '.join(missing)} is missing")
+        spare = [name for name in given if name not in _WANTED[way]]
+        if spare and self.grant is None:
+            raise ValueError(
+                f"{', '.join(spare)} is not for the grant {way.value}: leave it out, or say which "
+                'one is meant with "grant"'
+            )
+        if way is Grant.BASIC and ":" in (self.username or ""):
+            raise ValueError("a username with a colon cannot be told from its password")
         return self
+
+    def _has(self, name: str) -> bool:
+        held = getattr(self, name)
+        return bool(held.get_secret_value() if isinstance(held, SecretStr) else held)
 
     def way(self) -> Grant:
         """The grant that is named, or else the one that the fields are for."""
         if self.grant is not None:
             return self.grant
-        user, application = self.username is not None, self.client_id is not None
-        if application and self.refresh_token is not None:
+        user, application = self._has("username"), self._has("client_id")
+        if application and self._has("refresh_token"):
             return Grant.REFRESH_TOKEN
         if user and application:
             return Grant.PASSWORD
@@ -77,23 +94,24 @@ class Credentials(ServiceCredentials):
         fields = {
             "grant_type": self.way().value,
             "client_id": self.client_id or "",
-            "client_secret": _shown(self.client_secret),
+            "client_secret": shown(self.client_secret),
         }
         if self.way() is Grant.PASSWORD:
-            fields |= {"username": self.username or "", "password": _shown(self.password)}
+            fields |= {"username": self.username or "", "password": shown(self.password)}
         if self.way() is Grant.REFRESH_TOKEN:
-            fields["refresh_token"] = _shown(self.refresh_token)
+            fields["refresh_token"] = shown(self.refresh_token)
         return fields
 
     def secrets(self) -> tuple[str, ...]:
         """Every text that must never be shown."""
         held = (self.password, self.client_secret, self.refresh_token)
         pair = (self._pair(),) if self.password else ()
-        return (*pair, *(_shown(secret) for secret in held if secret))
+        return (*pair, *(shown(secret) for secret in held if secret))
 
     def _pair(self) -> str:
-        return base64.b64encode(f"{self.username}:{_shown(self.password)}".encode()).decode()
+        return base64.b64encode(f"{self.username}:{shown(self.password)}".encode()).decode()
 
 
-def _shown(secret: SecretStr | None) -> str:
+def shown(secret: SecretStr | None) -> str:
+    """The text itself; empty for none."""
     return secret.get_secret_value() if secret else ""

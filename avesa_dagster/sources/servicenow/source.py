@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import msgspec
@@ -26,7 +26,7 @@ from avesa_dagster.errors import (
     TooMuch,
     Where,
 )
-from avesa_dagster.sources.asking import asking
+from avesa_dagster.sources.asking import asking, place_of
 from avesa_dagster.sources.base import (
     Clock,
     Deletion,
@@ -53,9 +53,12 @@ _is_id = matching(re.compile(r"[A-Za-z0-9_.-]{1,64}"))
 _READINGS = 3
 """A record that so many readings of a page lack is hidden; a fault may spoil two in a row."""
 _FEWEST = 50
-"""Records in a page at least, however often the service gives up."""
+"""Records in a page that is made smaller for good; smaller ones are for one place in a table."""
 _TRIES = 3
-"""Of so small a page: a transaction is cancelled for other reasons than its size, too."""
+"""Of a page of one record: a transaction is cancelled for other reasons than its size, too."""
+_LONG = timedelta(days=1)
+"""A window from which on it is suspicious that it holds nothing."""
+_NEXT = re.compile(r"[?&]sysparm_offset=([0-9]+)[^>]*>\s*;\s*rel=\"next\"")
 _AUDIT = ServiceTable(
     endpoint="sys_audit_delete",
     enabled=False,
@@ -71,9 +74,14 @@ _OBJECTS = ServiceTable(
 
 
 class Classes:
-    """Which tables extend which; asked for once, shared by the threads of a connection."""
+    """Which tables extend which; asked for once, shared by the threads of a connection.
+
+    Attributes:
+        dated: Tables whose change field is known to be there.
+    """
 
     def __init__(self) -> None:
+        self.dated: set[str] = set()
         self._lock = threading.Lock()
         self._parents: dict[str, str] | None = None
 
@@ -102,12 +110,14 @@ _body = msgspec.json.Decoder(_Body)
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """One answer: `total` counts what the query matches, shown or not."""
+    """One answer: `total` counts what the query matches, shown or not; `next` is the offset of the
+    page that follows, by the service's word."""
 
     records: list[Record]
     rejected: list[Rejected]
     total: int
     received_at: datetime
+    next: int
 
 
 class ServiceNow:
@@ -148,7 +158,8 @@ class ServiceNow:
     def now(self) -> datetime:
         if self._http.server_time is None:
             first = next(iter(self._service.tables.values()))
-            call = Call(self._list_url(first), params={"sysparm_limit": 1})
+            params: dict[str, str | int] = {"sysparm_limit": 1, "sysparm_no_count": "true"}
+            call = Call(self._list_url(first), params=params)
             try:
                 self._http.ask(call, lambda answer: None)
             except TooMuch:  # one row is not too much, and the refusal was dated, too
@@ -157,35 +168,35 @@ class ServiceNow:
         return self._http.present()
 
     def count(self, table: str, span: Span) -> int:
-        known = self._tables[table]
-        call = Call(
-            f"{self._root}/api/now/stats/{known.endpoint}",
-            params={"sysparm_count": "true", "sysparm_query": _query(known, span)},
-        )
-        return self._ask(table, span, call, _count)
+        counted = self._count(table, span, _query(self._tables[table], span))
+        window = span.window
+        if not counted and window is not None and window.end - window.start >= _LONG:
+            self._assert_dated(table, span)
+        return counted
 
     def page(self, table: str, span: Span, *, ids_only: bool = False) -> Page:
-        tries = _TRIES
+        limit, tries = self._limits.get(table, self._service.page_size), _TRIES
         while True:
-            limit = self._limits.get(table, self._service.page_size)
             try:
                 return self._page(table, span, limit, ids_only)
             except (TooMuch, DataError) as error:
                 if not _may_be_size(error):
                     raise
-                if limit > _FEWEST:
-                    self._limits[table] = max(_FEWEST, limit // 2)
-                    continue
-                tries -= 1
-                if not tries:
+                tries -= limit == 1
+                if not tries:  # it is not the page that is too large
+                    self._limits.pop(table, None)
+                    after = f"after {span.after}" if span.after else "first"
+                    error.hint = f"even the one record that comes {after} is too much"
                     raise
+                limit = max(_FEWEST, limit // 2) if limit > _FEWEST else max(1, limit // 4)
+                if limit >= _FEWEST:
+                    self._limits[table] = limit
 
     def newest_id(self, table: str) -> str | None:
-        known = self._tables[table]
-        listed = self._list(
-            table, Span(), 1, 0, ids_only=True, order=f"ORDERBYDESC{_field(known.id)}"
-        )
-        return listed.records[0].record_id if listed.records else None
+        try:
+            return next((r.record_id for r in self._one(table, Span(), "ORDERBYDESC")), None)
+        except TooMuch:  # the service answers, and whoever probes it asks for no more
+            return None
 
     def exists(self, table: str, record_id: str) -> bool:
         """By the count, which knows what this user may not see: a 404 would be said of both."""
@@ -194,14 +205,16 @@ class ServiceNow:
     def deletions(self, table: str, window: Window) -> list[Deletion] | None:
         """What `sys_audit_delete` says of the table and its subclasses."""
         found: list[Deletion] = []
+        hidden = 0
         span = Span(window)
         try:
             names = self._classes.below(self._tables[table].endpoint, self._parents)
             while True:
                 page = self.page(_AUDIT.endpoint, span)
                 found += [d for record in page.records for d in _deletion(record, names)]
+                hidden += page.hidden
                 if page.last_id is None:
-                    return found
+                    return found if found or not hidden else None
                 span = replace(span, after=page.last_id)
         except (PermissionRefused, NotFound):
             return None
@@ -221,9 +234,9 @@ class ServiceNow:
                 again = self._list(table, span, limit, offset, ids_only=ids_only)
                 listed = _united(listed, again)
                 shown = len(listed.records) + len(listed.rejected)
-            if shown or offset + limit >= listed.total:
+            if shown or listed.next >= listed.total:
                 break
-            offset += limit
+            offset = listed.next
         last = listed.records[-1].record_id if listed.records else None
         hidden = 0
         if last is None and not listed.rejected:
@@ -231,6 +244,8 @@ class ServiceNow:
         elif shown < due or offset:
             beyond = self.count(table, replace(span, after=last)) if last is not None else 0
             hidden = max(0, listed.total - beyond - shown)
+        if span.window and listed.records and all(r.updated_at is None for r in listed.records):
+            self._assert_dated(table, span)
         kept = within(span.window, listed.records, listed.rejected, undated=False)
         full = offset + shown >= limit
         return Page(kept, listed.rejected, last, listed.received_at, hidden, full)
@@ -243,17 +258,20 @@ class ServiceNow:
         offset: int,
         *,
         ids_only: bool,
-        order: str | None = None,
+        query: str | None = None,
     ) -> _Listed:
+        """One answer; `query` is asked in place of the span's, in its own order, uncounted."""
         known, decoder = self._tables[table], self._decoders[table]
         params: dict[str, str | int] = {
-            "sysparm_query": _query(known, span, order or f"ORDERBY{_field(known.id)}"),
+            "sysparm_query": query or _query(known, span, f"ORDERBY{_field(known.id)}"),
             "sysparm_limit": limit,
             "sysparm_display_value": "all",
             "sysparm_exclude_reference_link": "true",
         }
         if offset:
             params["sysparm_offset"] = offset
+        if query is not None:
+            params["sysparm_no_count"] = "true"
         if ids_only:
             params["sysparm_fields"] = f"{_field(known.id)},{_field(known.change_field)}"
 
@@ -261,14 +279,61 @@ class ServiceNow:
             records, rejected = decoder.decode(_result(answer.body))
             rejected = [item for item in rejected if item.payload.strip() != b"{}"]
             records = usable(records, rejected, _is_id, "its sys_id {} is none")
-            if order is None:
+            if query is None:
                 ascending([record.record_id for record in records], span, key=str.lower)
             total = header(answer, "X-Total-Count")
             shown = offset + len(records) + len(rejected)
             counted = int(total) if total.isdecimal() else shown
-            return _Listed(records, rejected, max(counted, shown), self._clock())
+            following = _NEXT.search(header(answer, "Link"))
+            after = int(following[1]) if following else 0
+            return _Listed(
+                records,
+                rejected,
+                max(counted, shown),
+                self._clock(),
+                after if after > offset else offset + limit,
+            )
 
         return self._ask(table, span, Call(self._list_url(known), params=params), parse)
+
+    def _count(self, table: str, span: Span, query: str) -> int:
+        call = Call(
+            f"{self._root}/api/now/stats/{self._tables[table].endpoint}",
+            params={"sysparm_count": "true", "sysparm_query": query},
+        )
+        return self._ask(table, span, call, _counted)
+
+    def _one(self, table: str, span: Span, order: str) -> list[Record]:
+        """The first record of the whole table, if this user may see it; `span` is for errors."""
+        query = f"{order}{_field(self._tables[table].id)}"
+        return self._list(table, span, 1, 0, ids_only=True, query=query).records
+
+    def _assert_dated(self, table: str, span: Span) -> None:
+        """Nothing in a window, or nothing with a date, is also what a table answers that cannot be
+        asked by its change field: such a condition selects all records, or, with the property
+        glide.invalid_query.returns_no_rows, none.
+
+        Raises:
+            FatalError: It is such a table.
+        """
+        if table in self._classes.dated:
+            return
+        if any(record.updated_at for record in self._one(table, span, "ORDERBY")):
+            self._classes.dated.add(table)
+            return
+        known = self._tables[table]
+        changed = _field(known.change_field)
+        empty, filled = (
+            self._count(table, span, f"{changed}{test}") for test in ("ISEMPTY", "ISNOTEMPTY")
+        )
+        if empty == filled and self._count(table, span, "") != empty + filled:
+            raise FatalError(
+                f"{known.endpoint} cannot be asked by {changed}: it has no such field, or this "
+                "user may not use it",
+                hint="set change_field in mappings/services/servicenow.json to a date-time that "
+                "the table has (logs and many-to-many tables: sys_created_on.value)",
+            ).at(**place_of(self._where, table, span))
+        self._classes.dated.add(table)
 
     def _parents(self) -> dict[str, str]:
         """Each table's name to that of the one that it extends, as far as this user may know."""
@@ -340,10 +405,11 @@ def _united(first: _Listed, second: _Listed) -> _Listed:
         list(rejected.values()),
         max(first.total, second.total),
         second.received_at,
+        min(first.next, second.next),
     )
 
 
-def _count(answer: Answer) -> int:
+def _counted(answer: Answer) -> int:
     said = parsed(answer.body)
     for name in ("result", "stats"):
         said = said.get(name) if isinstance(said, dict) else None

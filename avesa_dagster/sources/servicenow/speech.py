@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from avesa_dagster.errors import (
     AvesaError,
+    ConfigurationError,
     CredentialsRefused,
     FatalError,
     RetriableError,
+    StoreError,
     TooMuch,
     Where,
 )
 from avesa_dagster.sources.http import Answer, Call, Dialect, Http
 from avesa_dagster.sources.oauth import Token, Tokens, form, header
 from avesa_dagster.sources.records import InvalidPage, parsed
-from avesa_dagster.sources.servicenow.credentials import Credentials, Grant
+from avesa_dagster.sources.servicenow.credentials import Credentials, Grant, shown
+from avesa_dagster.sources.vault import Vault
 
+_log = logging.getLogger(__name__)
 _TOKENS = "/oauth_token.do"
 _CANCELLED = "transaction cancelled"
 _NO_TABLE = "invalid table"
+_ASLEEP = ("hibernat", "login", "logon", "signon", "developer.servicenow.com")
+"""Parts of the addresses of pages for people, to which an instance that sleeps redirects."""
+_REFUSED = {
+    Grant.BASIC: "look whether username and password are right and the user is active, not locked "
+    "out, and may use basic authentication (else add client_id and client_secret)",
+    Grant.CLIENT_CREDENTIALS: "client_id and client_secret may be wrong; this grant needs the "
+    "property glide.oauth.inbound.client.credential.grant_type.enabled and an OAuth application "
+    "user, active and not locked out",
+    Grant.PASSWORD: "username, password, client_id or client_secret may be wrong, the user "
+    "inactive or locked out, or this grant disabled "
+    "(glide.oauth.inbound.ropc.grant_type.disabled)",
+    Grant.REFRESH_TOKEN: "the refresh token may have ended or been replaced by another program; "
+    "have a new one made",
+}
+"""What to look at, by grant, before one connects again."""
 
 
 class Speech(Dialect):
@@ -30,10 +51,12 @@ class Speech(Dialect):
     permission = "give the API user a role that may read this table (often itil or snc_read_only)"
     address = "instance_url"
 
-    def __init__(self, credentials: Credentials, where: Where) -> None:
-        super().__init__({"Accept": "application/json"}, credentials.secrets())
+    def __init__(self, credentials: Credentials, vault: Vault, where: Where) -> None:
+        super().__init__({"Accept": "application/json"}, ())
         self._credentials = credentials
+        self._vault = vault
         self._where = where
+        self._next: dict[str, str] = {}
         self._tokens = None if credentials.way() is Grant.BASIC else Tokens(self._ask)
 
     def headers(self, http: Http) -> Mapping[str, str]:
@@ -43,7 +66,9 @@ class Speech(Dialect):
         return {**said, "Authorization": f"Bearer {self._tokens.get(http)}"}
 
     def secrets(self) -> tuple[str, ...]:
-        return (*super().secrets(), *(self._tokens.known if self._tokens else ()))
+        replaced = (*self._next, *self._next.values())
+        tokens = self._tokens.known if self._tokens else ()
+        return (*self._credentials.secrets(), *replaced, *tokens)
 
     def renewed(self, http: Http, sent: Mapping[str, str]) -> bool:
         refused = sent["Authorization"].removeprefix("Bearer ")
@@ -51,26 +76,27 @@ class Speech(Dialect):
 
     def trouble(self, call: Call, answer: Answer) -> AvesaError | None:
         host = urlsplit(call.url).netloc
-        if header(answer, "Content-Type").startswith("text/html") and answer.status < 400:
+        if _is_page(answer):
             return RetriableError(
                 f"{host} answers with a web page: the instance hibernates or is being upgraded",
                 hint="wake it up at the service; nothing is lost, it is asked again",
             )
         if call.url.endswith(_TOKENS) and answer.status in (400, 401, 403):
             return self._token_refused(host, answer)
-        said = _error(answer.body)
-        if said is None:
+        if answer.status == 401:
+            return self._refused(f"{host} refused the credentials: {self._quoted(answer.body)}")
+        if _error(answer.body) is None:
             return None
-        text = self.message(answer.body)
+        text = self._quoted(answer.body)
         if _CANCELLED in text.lower():
-            return TooMuch(f"{host} cancelled the request: {text[:200]}")
+            return TooMuch(f"{host} cancelled the request: {text}")
         if answer.status == 400 and _NO_TABLE in text.lower():
             return FatalError(
-                f"{host} has no such table: {text[:200]}",
+                f"{host} has no such table: {text}",
                 hint="its plugin may be off; leave the table out when you connect (--table)",
             )
         if answer.status == 200:
-            return RetriableError(f"{host} answered with an error inside of a 200: {text[:200]}")
+            return RetriableError(f"{host} answered with an error inside of a 200: {text}")
         return None
 
     def message(self, body: bytes) -> str:
@@ -81,33 +107,108 @@ class Speech(Dialect):
             return said
         return ": ".join(str(part) for part in (said.get("message"), said.get("detail")) if part)
 
+    def _quoted(self, body: bytes) -> str:
+        """A short piece of what the service said, without any credential that it may echo."""
+        text = self.message(body)
+        for secret in sorted(filter(None, self.secrets()), key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return " ".join(text[:2000].split())[:200] or "(nothing)"
+
     def _token_refused(self, host: str, answer: Answer) -> AvesaError:
         way = self._credentials.way().value
-        hint = "connect again with valid ones"
-        if way == Grant.CLIENT_CREDENTIALS:
-            hint += "; this grant needs the property glide.oauth.inbound.client.credential."
-            hint += "grant_type.enabled and an OAuth application user"
-        if way == Grant.PASSWORD:
-            hint += "; this grant may be disabled (glide.oauth.inbound.ropc.grant_type.disabled)"
-        said = parsed_object(answer.body).get("error")
-        return CredentialsRefused(
-            f"{host} gives no token for the grant {way}: {str(said)[:100]}",
-            where=self._where,
-            hint=hint,
+        return self._refused(
+            f"{host} gives no token for the grant {way}: {self._quoted(answer.body)}"
         )
 
+    def _refused(self, what: str) -> CredentialsRefused:
+        hint = (
+            f"{_REFUSED[self._credentials.way()]}; then connect again: avesa connect "
+            f"{self._where.tenant} {self._where.service} --credentials FILE"
+        )
+        return CredentialsRefused(what, where=self._where, hint=hint)
+
     def _ask(self, http: Http) -> Token:
-        call = form(f"{self._credentials.instance_url}{_TOKENS}", self._credentials.form())
-        return http.ask(call, _token)
+        if self._credentials.way() is not Grant.REFRESH_TOKEN:
+            return self._exchange(http)
+        with self._vault.exclusive():
+            self._credentials = self._stored()
+            return self._exchange(http)
+
+    def _exchange(self, http: Http) -> Token:
+        """A token; a refresh token that comes with it is the next one."""
+        credentials = self._credentials
+        call = form(f"{credentials.instance_url}{_TOKENS}", credentials.form())
+        token, fresh = http.ask(call, _granted)
+        if fresh and credentials.way() is Grant.REFRESH_TOKEN:
+            self._keep(shown(credentials.refresh_token), fresh)
+        return token
+
+    def _stored(self) -> Credentials:
+        """What lies in the vault; a token that was replaced there in vain is the next one."""
+        values = dict(self._vault.get())
+        held = values.get("refresh_token")
+        while isinstance(held, str) and held in self._next:
+            held = values["refresh_token"] = self._next[held]
+        stored = Credentials.parse(values, self._where)
+        # Whoever connected again in another way does not change what is under way.
+        return stored if stored.way() is Grant.REFRESH_TOKEN else self._credentials
+
+    def _keep(self, used: str, fresh: str) -> None:
+        """Stores the next refresh token at once: the one before may be dead.
+
+        Raises:
+            StoreError: It could not be stored; as long as this connection lasts, it knows it.
+        """
+        if fresh == used:
+            return
+        self._next[used] = fresh
+        self._credentials = self._stored()
+        try:
+            self._vault.put({**self._vault.get(), "refresh_token": fresh})
+        except (StoreError, ConfigurationError) as error:
+            raise StoreError(
+                f"the next refresh token cannot be stored: {error.what}",
+                where=self._where,
+                hint="the one before may be dead; if it cannot be stored soon, connect again",
+            ) from None
+        if self._vault.get().get("refresh_token") != fresh:
+            _log.warning(
+                "the refresh token was replaced, and the credentials come from a place that does "
+                "not change; put them into the installation's secrets [%s]",
+                self._where,
+            )
 
 
-def _token(answer: Answer) -> Token:
+def _is_page(answer: Answer) -> bool:
+    """Whether it is a page for people in place of an answer, or leads to one."""
+    if answer.status < 300:
+        return header(answer, "Content-Type").lower().startswith("text/html")
+    if answer.status >= 400:
+        return False
+    to = urlsplit(header(answer, "Location").lower())
+    place = f"{to.netloc}{to.path}#{to.fragment}"
+    return any(part in place for part in _ASLEEP)
+
+
+def _granted(answer: Answer) -> tuple[Token, str | None]:
+    """The access token, and the refresh token that came with it."""
     said = parsed_object(answer.body)
-    access, seconds = said.get("access_token"), said.get("expires_in")
+    access, fresh = said.get("access_token"), said.get("refresh_token")
     if not isinstance(access, str) or not access:
         raise InvalidPage("the answer is no token")
-    lasts = float(seconds) if isinstance(seconds, int | float | str) and str(seconds) else None
-    return Token(access, lasts)
+    token = Token(access, _seconds(said.get("expires_in")))
+    return token, fresh if isinstance(fresh, str) and fresh else None
+
+
+def _seconds(said: object) -> float | None:
+    """How long a token lasts; None: until it is refused, as nothing usable was said."""
+    if isinstance(said, bool) or not isinstance(said, int | float | str):
+        return None
+    try:
+        seconds = float(said)
+    except (ValueError, OverflowError):
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def parsed_object(body: bytes) -> dict[str, object]:
