@@ -5,6 +5,7 @@ Nothing here asks a service, a registry or a secret: an import must not fail bec
 
 from __future__ import annotations
 
+import os
 import warnings
 from itertools import groupby
 
@@ -13,11 +14,11 @@ import dagster as dg
 # Behaviour that these rest on is pinned (pyproject.toml) and tested.
 warnings.filterwarnings("ignore", category=dg.BetaWarning, module=r"avesa_dagster\..*")
 warnings.filterwarnings("ignore", category=dg.BetaWarning, message="Parameter `owners`")
+warnings.filterwarnings("ignore", category=dg.BetaWarning, message="Handling yaml-defined logging")
 warnings.filterwarnings("ignore", category=dg.PreviewWarning, module=r"avesa_dagster\..*")
 
-from avesa_dagster.catalog.load import load_catalog  # noqa: E402
+from avesa_dagster import logs  # noqa: E402
 from avesa_dagster.control.serving import servable  # noqa: E402
-from avesa_dagster.control.snapshot import read_snapshot  # noqa: E402
 from avesa_dagster.defs.assets import tenant_assets  # noqa: E402
 from avesa_dagster.defs.backfills import backfills_sensor  # noqa: E402
 from avesa_dagster.defs.dead_runs import dead_runs  # noqa: E402
@@ -26,14 +27,16 @@ from avesa_dagster.defs.onboarding import onboarding_sensor  # noqa: E402
 from avesa_dagster.defs.resources import AvesaResource  # noqa: E402
 from avesa_dagster.defs.upkeep import upkeep_sensor  # noqa: E402
 from avesa_dagster.defs.verification import verification_sensor, verify_job  # noqa: E402
+from avesa_dagster.installation import Installation  # noqa: E402
 from avesa_dagster.settings import Settings  # noqa: E402
 
 
 def build(settings: Settings) -> dg.Definitions:
     """Definitions of every tenant in the snapshot that this shard holds."""
-    catalog = load_catalog(settings.mappings)
+    installation = Installation(settings)
+    catalog = installation.catalog
     rows = servable(
-        (row for row in read_snapshot(settings.snapshot) if settings.holds(row.tenant)), catalog
+        (row for row in installation.snapshot.read() if settings.holds(row.tenant)), catalog
     )
     assets: list[dg.AssetsDefinition] = []
     for _, connections in groupby(rows, key=lambda row: row.tenant):
@@ -54,4 +57,5 @@ def build(settings: Settings) -> dg.Definitions:
 
 @dg.definitions
 def defs() -> dg.Definitions:
+    logs.configure(os.environ)
     return build(Settings.from_environment())

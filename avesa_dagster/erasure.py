@@ -7,14 +7,11 @@ says what was removed so far, goes last, when the receipt was delivered.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -23,9 +20,7 @@ from typing import Any, Protocol
 from avesa_dagster import __version__
 from avesa_dagster.backfill.beats import STALE
 from avesa_dagster.control.base import TenantService
-from avesa_dagster.control.compaction import compact
 from avesa_dagster.control.jobs import UNFINISHED, Job, JobStatus
-from avesa_dagster.control.snapshot import exclusive
 from avesa_dagster.errors import ConfigurationError, RetriableError, StoreError, Where
 from avesa_dagster.installation import Installation
 from avesa_dagster.names import checked
@@ -173,7 +168,7 @@ def erase(
             again goes on.
     """
     checked("tenant", tenant)
-    with _alone(installation.settings.control):
+    with installation.profile.alone():
         survey(installation, tenant, history)
         journal = _Journal.open(_journal_path(installation, tenant), installation.clock())
         journal.attempts += 1
@@ -222,7 +217,7 @@ class _Erasure:
                 self.installation.control.registry.disconnect(
                     self.tenant, row.service, now=self.installation.clock()
                 )
-        self._refresh_snapshot()
+        self.installation.refresh_snapshot()
 
     def _stop(self, wait_seconds: float) -> None:
         self.say("waiting for its runs to end")
@@ -298,21 +293,11 @@ class _Erasure:
         removed = self.installation.control.registry.forget(self.tenant)
         self._add(self.journal.rows, {"TenantServices": removed})
         self._keep_disconnected()
-        self._refresh_snapshot()
-
-    def _refresh_snapshot(self) -> None:
-        """Writes the snapshot, and removes those that killed writers did not put in place."""
-        snapshot = self.installation.settings.snapshot
-        with exclusive(snapshot):
-            for path in snapshot.parent.glob(f".{snapshot.name}.*"):
-                if path.suffix != ".lock":
-                    path.unlink()
         self.installation.refresh_snapshot()
 
     def _compact(self) -> None:
         self.say("rewriting the databases")
-        for name in ("control.db", "budget.db"):
-            compact(self.installation.settings.control / name)
+        self.installation.profile.compact()
         self.history.compact()
 
     def _keep_disconnected(self) -> None:
@@ -363,10 +348,7 @@ class _Erasure:
         ]
         if self.tenant in self.installation.catalog.backfill.tenants:
             said.append("settings of its own in backfill_config.json")
-        corrupt = self.installation.settings.control / "budget.db.corrupt"
-        name = re.compile(rb"/%b(?![a-z0-9_-])" % self.tenant.encode())
-        if corrupt.exists() and name.search(corrupt.read_bytes()):
-            said.append(f"{corrupt}, which was kept because it is corrupt")
+        said += self.installation.profile.remains(self.tenant)
         return said + self.history.named(self.tenant, self._numbers())
 
 
@@ -405,8 +387,7 @@ def _known(installation: Installation, tenant: str, history: RunHistory) -> bool
         rows
         or _journal_path(installation, tenant).exists()
         or installation.objects.list(f"{tenant}/")
-        or (installation.settings.lake / tenant).exists()
-        or (installation.settings.secrets / f"{tenant}.json").exists()
+        or installation.profile.remains(tenant)
         or control.jobs.find(tenant, limit=1)
         or control.ledger.covered(tenant)
         or control.drift.log(tenant, limit=1)
@@ -424,27 +405,6 @@ def _cancelled(job: Job, now: datetime) -> Job:
         return job
     note = "its tenant is being erased"
     return replace(job, status=JobStatus.CANCELLED, note=note, completed_at=now)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One erasure at a time in an installation."""
-    path = folder / ".erasing.lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written: {error.strerror}", hint="check AVESA_HOME and its owner"
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(
-                "another erasure runs in this installation", hint="wait until it has ended"
-            ) from None
-        yield
 
 
 def _sync(folder: Path) -> None:

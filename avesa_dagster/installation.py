@@ -1,8 +1,7 @@
-"""An installation, put together: settings in, working parts out. The one place that chooses."""
+"""An installation, put together: settings in, working parts out."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -14,20 +13,19 @@ from avesa_dagster.backfill.overhead import slowness
 from avesa_dagster.catalog import grain
 from avesa_dagster.catalog.load import load_catalog
 from avesa_dagster.catalog.models import Catalog
-from avesa_dagster.control.base import ChunkState, TenantService
+from avesa_dagster.control.base import BudgetUse, ChunkState, Secrets, TenantService
 from avesa_dagster.control.jobs import Job
-from avesa_dagster.control.secrets import FileSecrets
-from avesa_dagster.control.snapshot import exclusive, write_snapshot
-from avesa_dagster.control.sqlite import SqliteControl
+from avesa_dagster.control.snapshot import Snapshot
 from avesa_dagster.errors import ConfigurationError, Where
 from avesa_dagster.extract.fetching import Attempted
 from avesa_dagster.extract.runner import Extractor
-from avesa_dagster.lake.objects import LocalObjects
+from avesa_dagster.lake.objects import Objects
 from avesa_dagster.lake.reader import Reader
 from avesa_dagster.names import checked
+from avesa_dagster.profiles import Control, Profile, profile_of
 from avesa_dagster.settings import Settings
 from avesa_dagster.sources.base import Cancelled, Clock, Source
-from avesa_dagster.sources.budget import SqliteBudget
+from avesa_dagster.sources.budget import Budget
 from avesa_dagster.sources.declared import Speaker, speaker
 from avesa_dagster.sources.http import Allowance, Retrying
 from avesa_dagster.sources.vault import MemoryVault, StoredVault, Vault
@@ -64,25 +62,30 @@ class Installation:
         return load_catalog(self.settings.mappings)
 
     @cached_property
-    def objects(self) -> LocalObjects:
-        objects = LocalObjects(self.settings.lake)
-        objects.clean(self.clock().timestamp())
-        return objects
+    def profile(self) -> Profile:
+        """Where the parts lie."""
+        return profile_of(self.settings, self.catalog.backfill.breaker, self.clock())
 
-    @cached_property
-    def control(self) -> SqliteControl:
-        self.settings.make_home()
-        return SqliteControl(
-            self.settings.control / "control.db", breaker=self.catalog.backfill.breaker
-        )
+    @property
+    def objects(self) -> Objects:
+        return self.profile.objects
 
-    @cached_property
-    def secrets(self) -> FileSecrets:
-        return FileSecrets(self.settings.secrets, os.environ)
+    @property
+    def control(self) -> Control:
+        return self.profile.control
 
-    @cached_property
-    def budget(self) -> SqliteBudget:
-        return SqliteBudget(self.settings.control / "budget.db")
+    @property
+    def secrets(self) -> Secrets:
+        return self.profile.secrets
+
+    @property
+    def budget(self) -> Budget:
+        return self.profile.budget
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The registry snapshot that definitions are built from."""
+        return self.profile.snapshot
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -118,9 +121,8 @@ class Installation:
         """
         connection = self.backfills.connection(job.tenant, job.service)
         source = self.open_source(connection, False, lambda: False)()
-        limit = self._limit(connection)
         try:
-            use = self.budget.use(self._budget_key(connection), limit)
+            use = self.use(connection)
             estimator = Estimator(
                 self.catalog,
                 source,
@@ -137,6 +139,10 @@ class Installation:
             return estimator.estimate(job, report)
         finally:
             source.close()
+
+    def use(self, connection: TenantService) -> BudgetUse:
+        """What a connection's budget used."""
+        return self.budget.use(self._budget_key(connection), self._limit(connection))
 
     def reader(self) -> Reader:
         """The public door to what analysts read: `current`, `history`, `as_of`, `query`."""
@@ -336,8 +342,7 @@ class Installation:
 
     def refresh_snapshot(self) -> None:
         """Writes what the registry says now to where definitions read it."""
-        with exclusive(self.settings.snapshot):
-            write_snapshot(self.settings.snapshot, self.control.registry.all())
+        self.snapshot.refresh(self.control.registry.all)
 
     def _probe(
         self,

@@ -4,8 +4,12 @@
 | --- | --- | --- |
 | AVESA_HOME | the folder of the installation | the nearest `.avesa` upwards, else `~/.avesa` |
 | AVESA_MAPPINGS | the folder of the mappings | beside the package, else the installed copy |
-| AVESA_PROFILE | `embedded` | `embedded` |
+| AVESA_PROFILE | `embedded` or `aws` | `embedded` |
+| AVESA_ENVIRONMENT | `dev`, `staging`, `prod`: ends the names of tables (aws) | `dev` |
+| AVESA_BUCKET | the lake's bucket (aws) | none: it must be set |
 | AVESA_SHARD | `2/8`: the second of eight parts of the tenants | all |
+| AVESA_LOGS | `json`: logs are JSON, an object a line (`avesa_dagster.logs`) | `text` |
+| AVESA_METRICS_DETAIL | `environment`, `service`, `table`: levels in CloudWatch (aws) | `service` |
 """
 
 from __future__ import annotations
@@ -24,16 +28,35 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True, slots=True)
+class Aws:
+    """Where an installation lies in AWS. Account and region are found as boto3 finds them.
+
+    Attributes:
+        environment: Ends the name of every table, as in `TenantServices-prod`.
+        bucket: Holds the lake.
+    """
+
+    environment: str
+    bucket: str
+
+    def table(self, name: str) -> str:
+        """The full name of a control table."""
+        return f"{name}-{self.environment}"
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Where an installation lies and which part of it this process sees.
 
     Attributes:
+        aws: None: the embedded profile.
         shard: (part, parts), part from 1; None: every tenant.
     """
 
     home: Path
     mappings: Path
     shard: tuple[int, int] | None = None
+    aws: Aws | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -43,17 +66,13 @@ class Settings:
             ConfigurationError: A variable has a value that it cannot have.
         """
         environ = os.environ if environ is None else environ
-        profile = environ.get("AVESA_PROFILE", "embedded")
-        if profile != "embedded":
-            raise ConfigurationError(
-                f"AVESA_PROFILE is {profile!r}", hint="this version knows: embedded"
-            )
         home = environ.get("AVESA_HOME")
         mappings = environ.get("AVESA_MAPPINGS")
         return cls(
             home=Path(home).expanduser().absolute() if home else _nearest_home(Path.cwd()),
             mappings=Path(mappings).expanduser().absolute() if mappings else _own_mappings(),
             shard=_shard(environ.get("AVESA_SHARD")),
+            aws=_aws(environ),
         )
 
     def make_home(self) -> None:
@@ -98,6 +117,27 @@ class Settings:
         part, parts = self.shard
         digest = hashlib.blake2b(tenant.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") % parts == part - 1
+
+
+def _aws(environ: Mapping[str, str]) -> Aws | None:
+    profile = environ.get("AVESA_PROFILE") or "embedded"
+    if profile == "embedded":
+        return None
+    if profile != "aws":
+        raise ConfigurationError(f"AVESA_PROFILE is {profile!r}", hint="known: embedded, aws")
+    environment = environ.get("AVESA_ENVIRONMENT") or "dev"
+    if not re.fullmatch(r"[a-z][a-z0-9]{0,19}", environment):
+        raise ConfigurationError(
+            f"AVESA_ENVIRONMENT is {environment!r}",
+            hint="a short name in small letters and digits: dev, staging, prod",
+        )
+    bucket = environ.get("AVESA_BUCKET") or ""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
+        raise ConfigurationError(
+            f"AVESA_BUCKET is {bucket!r}" if bucket else "AVESA_BUCKET is not set",
+            hint="the aws profile keeps its lake there: the name of a bucket",
+        )
+    return Aws(environment, bucket)
 
 
 def _nearest_home(here: Path) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +14,10 @@ import avesa_dagster
 
 PACKAGE = Path(avesa_dagster.__file__).parent
 ORDER = (
-    "errors", "names", "settings", "outside", "catalog", "control.base", "sources.base", "control",
-    "sources", "lake", "extract", "canonical", "lake.reader", "backfill", "watch", "installation",
-    "erasure", "sandbox", "conformance", "defs",
-    "definitions", "cli",
+    "errors", "logs", "names", "settings", "aws", "outside", "catalog", "control.base",
+    "sources.base", "control", "sources", "lake", "extract", "canonical", "lake.reader", "backfill",
+    "watch", "profiles", "installation", "erasure", "migration", "doctor", "sandbox", "conformance",
+    "defs", "definitions", "cli",
 )  # fmt: skip
 DAGSTER_FACES = ("defs", "definitions")
 
@@ -63,3 +65,10 @@ def test_a_module_imports_only_from_rooms_before_its_own(path: Path) -> None:
 def test_only_the_dagster_face_imports_dagster(path: Path) -> None:
     if room(name_of(path)) not in DAGSTER_FACES:
         assert not [i for i in imports(path) if i.split(".")[0].startswith("dagster")]
+
+
+@pytest.mark.parametrize("module", ["cli.main", "definitions"])
+def test_the_embedded_profile_loads_nothing_of_aws(module: str) -> None:
+    said = f"import sys, avesa_dagster.{module}; print({{'boto3', 'botocore'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[-2] == "set()"

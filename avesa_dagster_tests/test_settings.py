@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from avesa_dagster.errors import ConfigurationError
-from avesa_dagster.settings import Settings
+from avesa_dagster.settings import Aws, Settings
 
 
 def test_home_is_avesa_home_or_the_nearest_folder_upwards_or_the_users(
@@ -37,8 +37,19 @@ def test_every_tenant_is_in_exactly_one_shard() -> None:
         ("AVESA_SHARD", "5/4"),
         ("AVESA_SHARD", "x"),
         ("AVESA_PROFILE", "gcp"),
+        ("AVESA_ENVIRONMENT", "Prod!"),
+        ("AVESA_BUCKET", "a/b"),
+        ("AVESA_BUCKET", ""),
     ],
 )
 def test_a_wrong_value_is_named(name: str, value: str) -> None:
+    aws = {"AVESA_PROFILE": "aws", "AVESA_BUCKET": "lake", "AVESA_ENVIRONMENT": "prod"}
     with pytest.raises(ConfigurationError, match=name):
-        Settings.from_environment({name: value})
+        Settings.from_environment({**aws, name: value})
+
+
+def test_the_aws_profile_names_a_bucket_and_its_tables_by_their_environment() -> None:
+    environ = {"AVESA_PROFILE": "aws", "AVESA_BUCKET": "lake"}
+    assert Settings.from_environment(environ).aws == Aws("dev", "lake")
+    assert Aws("prod", "lake").table("ChunkProgress") == "ChunkProgress-prod"
+    assert Settings.from_environment({}).aws is None

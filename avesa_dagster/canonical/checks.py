@@ -62,21 +62,23 @@ def lost_versions(objects: Objects, versions: str, raw: Sequence[str]) -> Findin
     )
 
 
-def doubled_observations(raw: Sequence[str]) -> Finding:
+def doubled_observations(objects: Objects, raw: Sequence[str]) -> Finding:
     """Observations whose version and content is stored twice, without a deletion between.
 
     Two fetches of one window that overlap in time store it twice; canonical takes no harm.
 
     Args:
-        raw: Locations of a partition's raw objects.
+        objects: The lake.
+        raw: Keys of a partition's raw objects.
     """
     if not raw:
         return Finding(0)
-    with explained("raw cannot be read", Where()), connect() as db:
+    files = parquet(objects.location(key) for key in raw)
+    with explained("raw cannot be read", Where()), connect(objects) as db:
         row = db.execute(
             f"""
             with seen as (
-                select record_id, updated_at, content_hash, is_deleted from {parquet(raw)}),
+                select record_id, updated_at, content_hash, is_deleted from {files}),
             doubled as (select record_id, updated_at from seen where not is_deleted
                 group by record_id, updated_at, content_hash having count(*) > 1)
             select count(*), any_value(doubled::varchar) from doubled
@@ -133,7 +135,7 @@ def _find(objects: Objects, key: str, sql: str) -> Finding:
         if before is None:
             raise StoreError(f"{key} is gone", hint="somebody else has built a newer one")
         try:
-            with connect() as db:
+            with connect(objects) as db:
                 row = db.execute(
                     f"select count(*), any_value(found::varchar) from ({sql}) found"
                 ).fetchone()

@@ -13,7 +13,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import pairwise
 
 import duckdb
 
@@ -22,10 +23,13 @@ from avesa_dagster.catalog.models import CanonicalTable, Catalog, ScdType
 from avesa_dagster.errors import ConfigurationError, StoreError, Where
 from avesa_dagster.lake.database import MEMORY_LIMIT, THREADS, connect, explained, literal
 from avesa_dagster.lake.layout import history_prefix, manifest_key, table_prefix
-from avesa_dagster.lake.objects import Conflict, Objects
+from avesa_dagster.lake.objects import Conflict, ObjectInfo, Objects
 
 ATTEMPTS = 10
 """Rounds of deriving while partitions are replaced, before giving up."""
+
+READING = timedelta(minutes=15)
+"""A generation stays for so long after another one took its place: somebody may be reading it."""
 
 
 class Restless(StoreError):
@@ -174,7 +178,7 @@ def rebuild(
         inputs = canonical_inputs(objects, catalog, tenant, table)
         if previous and covers(objects, previous, canonical, inputs):
             return _build(previous, changed=False)
-        old = {info.key for info in objects.list(history_prefix(tenant, table))}
+        old = _generations(objects, tenant, table)
         generation = _generation_key(tenant, canonical, inputs)
         try:
             with (
@@ -189,11 +193,12 @@ def rebuild(
             objects.delete(generation)
             continue
         # They were listed before the manifest was written, so none is among them that somebody
-        # can still publish. A reader may still be in the previous one.
-        kept = {generation, previous.generation if previous else None}
-        for name in old - kept:
-            if name.endswith(".parquet"):
-                objects.delete(name)
+        # can still publish. The store's clock wrote them, so it says what time it is.
+        latest = objects.stat(generation)
+        kept = previous.generation if previous else None
+        for info, successor in pairwise(old):
+            if latest and successor.written < latest.written - READING and info.key != kept:
+                objects.delete(info.key)
         return _build(manifest, changed=True)
     raise Restless(
         f"the history was derived {ATTEMPTS} times, and each time its partitions had changed",
@@ -249,7 +254,7 @@ def _write(
     threads: int,
 ) -> tuple[int, int]:
     """Writes the generation; returns its rows and records."""
-    with connect(memory_limit=memory_limit, threads=threads) as connection:
+    with connect(objects, memory_limit=memory_limit, threads=threads) as connection:
         wide = derive(
             connection,
             canonical,
@@ -265,6 +270,14 @@ def _write(
         ).fetchall()
         rows, records = counts[0]
         return rows, records
+
+
+def _generations(objects: Objects, tenant: str, table: str) -> list[ObjectInfo]:
+    """All that there are, published or not, from the oldest to the newest."""
+    held = objects.list(history_prefix(tenant, table))
+    return sorted(
+        (info for info in held if info.key.endswith(".parquet")), key=lambda info: info.written
+    )
 
 
 def _generation_key(tenant: str, canonical: CanonicalTable, inputs: dict[str, str]) -> str:

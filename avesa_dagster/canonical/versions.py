@@ -119,7 +119,9 @@ def build_partition(
             spill = Path(folder, "spill")
             with (
                 explained("building versions", where),
-                connect(memory_limit=memory_limit, threads=threads, scratch=spill) as connection,
+                connect(
+                    objects, memory_limit=memory_limit, threads=threads, scratch=spill
+                ) as connection,
             ):
                 counts = write_versions(
                     connection,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
-from avesa_dagster import __version__
+from avesa_dagster import __version__, logs
 from avesa_dagster.cli import (
     ask,
+    bootstrap,
     checking,
     connections,
     coverage,
     develop,
+    doctor,
     jobs,
     live,
+    migrate,
     offboard,
     watch,
 )
@@ -51,6 +55,9 @@ for command in (
     ask.query,
     watch.alerts,
     watch.metrics,
+    doctor.doctor,
+    bootstrap.bootstrap,
+    migrate.migrate,
     develop.simulate,
     develop.dev,
     develop.env,
@@ -62,6 +69,7 @@ for command in (
 def main() -> None:
     """Runs the command; an error is one text on standard error and exit code 1."""
     try:
+        logs.configure(os.environ)
         # Without its standalone mode click returns the code of an Exit in place of raising it.
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.Abort:

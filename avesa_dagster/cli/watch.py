@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from avesa_dagster.cli.output import as_json_option, print_json, print_table
-from avesa_dagster.control.base import BudgetUse, TenantService
 from avesa_dagster.control.health import Alarm
 from avesa_dagster.errors import AvesaError, ConfigurationError
 from avesa_dagster.installation import Installation
@@ -35,9 +34,9 @@ Examples:
 def alerts(test: bool, as_json: bool) -> None:
     """List what is wrong now, and since when.
 
-    AVESA_HOME/alerts.json (mode 0600) says who is told: webhook_url, smtp {host, port, user,
-    password, from, to}, log. AVESA_ALERT_WEBHOOK overrides webhook_url. With --test the exit code
-    is 1 if a notifier fails.
+    AVESA_HOME/alerts.json (mode 0600) says who is told: webhook_url, sns_topic, smtp {host, port,
+    user, password, from, to}, log. AVESA_ALERT_WEBHOOK overrides webhook_url, AVESA_ALERT_TOPIC
+    sns_topic. With --test the exit code is 1 if a notifier fails.
     """
     installation = Installation.from_environment()
     if test:
@@ -76,14 +75,8 @@ def metrics(port: int, host: str) -> None:
     reaches the port can read them: tenants' names and figures, never records or credentials.
     """
     installation = Installation.from_environment()
-
-    def used(row: TenantService) -> BudgetUse:
-        settings = installation.catalog.settings(row.tenant, row.service)
-        limit = row.requests_per_minute or settings.requests_per_minute
-        return installation.budget.use(f"{row.service}/{row.tenant}", limit)
-
     collector = StoresCollector(
-        installation.control, installation.catalog, installation.clock, used
+        installation.control, installation.catalog, installation.clock, installation.use
     )
     with serve(port, host, collector) as endpoint:
         # A scrape makes some hundred thousand objects. To look through all of them, and through

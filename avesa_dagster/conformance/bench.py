@@ -25,12 +25,12 @@ from avesa_dagster.catalog.models import (
     SweepGuard,
 )
 from avesa_dagster.conformance.enrolment import Enrolment, Rig
+from avesa_dagster.conformance.ground import settings_at
 from avesa_dagster.control.base import Chunk, TenantService
 from avesa_dagster.extract import proof
 from avesa_dagster.extract.request import Extracted, Mode, Progress, Request
 from avesa_dagster.installation import Installation
 from avesa_dagster.lake.layout import partition_of, table_prefix
-from avesa_dagster.settings import Settings
 from avesa_dagster.sources.http import Retrying
 
 TENANT = "acme"
@@ -181,10 +181,16 @@ class Bench:
     def raw(self) -> list[dict[str, Any]]:
         """Every observation of the table, over all of its raw objects."""
         rows: list[dict[str, Any]] = []
-        folder = self.home / "lake" / table_prefix(TENANT, "raw", self.service, self.table)
-        for path in sorted(folder.glob("dt=*/*.parquet")):
-            rows += pq.ParquetFile(path).read().to_pylist()
+        for key in self.raw_keys():
+            with self.installation.objects.open(key) as file:
+                rows += pq.ParquetFile(file).read().to_pylist()
         return rows
+
+    def raw_keys(self) -> list[str]:
+        """Keys of the table's raw objects."""
+        prefix = table_prefix(TENANT, "raw", self.service, self.table)
+        keys = (info.key for info in self.installation.objects.list(prefix))
+        return [key for key in keys if key.startswith(f"{prefix}dt=")]
 
     def truth(self) -> dict[str, Known]:
         """What the service knows, by the text of the id.
@@ -294,7 +300,7 @@ def _connected(
     options: dict[str, Any],
 ) -> Bench:
     settings = {name: value for name, value in options.items() if name != "requests_per_minute"}
-    installation = Installation(Settings(home=home, mappings=enrolment.folder), clock, HASTY)
+    installation = Installation(settings_at(home, enrolment.folder), clock, HASTY)
     installation.__dict__["catalog"] = tailored(enrolment.catalog, enrolment.service, **settings)
     installation.connect(
         TENANT,

@@ -19,9 +19,9 @@ from typing import Any
 
 from avesa_dagster.catalog import grain
 from avesa_dagster.conformance.bench import HASTY, TENANT, Bench, SharedClock, segments_of, tailored
+from avesa_dagster.conformance.ground import settings_at
 from avesa_dagster.extract.request import Mode, Request
 from avesa_dagster.installation import Installation
-from avesa_dagster.settings import Settings
 
 
 def start(
@@ -64,7 +64,7 @@ def main(
 ) -> None:
     """Backfills a table of the tenant that is connected there."""
     clock = SharedClock(datetime.fromisoformat(now))
-    installation = Installation(Settings(Path(home), Path(mappings)), clock, HASTY)
+    installation = Installation(settings_at(Path(home), Path(mappings)), clock, HASTY)
     options = json.loads(how)
     rows = options.pop("segment_rows")
     installation.__dict__["catalog"] = tailored(installation.catalog, service, **options)

@@ -287,8 +287,13 @@ class Ledger(Protocol):
 class Secrets(Protocol):
     """One JSON object a tenant, keyed by service: {service: {field: value}}."""
 
-    def get(self, tenant: str, service: str) -> dict[str, str]:
-        """Raises ConfigurationError if there are none, or they are unreadable; no value in it."""
+    def get(self, tenant: str, service: str, *, fresh: bool = False) -> dict[str, str]:
+        """Raises ConfigurationError if there are none, or they are unreadable; no value in it.
+
+        Args:
+            fresh: As they are now: those that were read a moment ago were refused, or are to be
+                changed.
+        """
         ...
 
     def put(self, tenant: str, service: str, values: dict[str, str]) -> None: ...
@@ -298,6 +303,10 @@ class Secrets(Protocol):
     def exclusive(self, tenant: str, service: str) -> AbstractContextManager[None]:
         """A block that one process and thread is in at a time for each tenant and service; `get`
         and `put` go on working for everybody. Raises StoreError after minutes of waiting."""
+        ...
+
+    def overrides(self, tenant: str) -> list[str]:
+        """Names of the environment's variables that hold credentials of a tenant, sorted."""
         ...
 
     def forget(self, tenant: str) -> list[str]:

@@ -12,6 +12,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from avesa_dagster.errors import ConfigurationError
+
 
 class JobStatus(StrEnum):
     """PENDING waits for its turn; PAUSED for `avesa resume`. The last four are ends."""
@@ -278,3 +280,10 @@ class ProcessingJobs(Protocol):
         ...
 
     def forget(self, tenant: str) -> int: ...
+
+
+def unknown_job(job_id: str) -> ConfigurationError:
+    """The error for an id that no job has."""
+    return ConfigurationError(
+        f"there is no job {job_id!r}", hint="avesa jobs lists them; finished ones leave in time"
+    )

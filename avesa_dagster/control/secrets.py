@@ -61,7 +61,7 @@ class FileSecrets:
         self._folder = folder
         self._environ = environ
 
-    def get(self, tenant: str, service: str) -> dict[str, str]:
+    def get(self, tenant: str, service: str, *, fresh: bool = False) -> dict[str, str]:
         """See Secrets.get.
 
         Raises:
@@ -73,7 +73,7 @@ class FileSecrets:
         where = Where(tenant, service)
         path = self._path(tenant)
         if variable in self._environ:
-            return _fields(_parsed(self._environ[variable], variable, where), variable, where)
+            return as_fields(as_object(self._environ[variable], variable, where), variable, where)
         held = self._read(path, where)
         if service not in held:
             raise ConfigurationError(
@@ -81,7 +81,7 @@ class FileSecrets:
                 where=where,
                 hint=f"connect the service, or set {variable} to a JSON object",
             )
-        return _fields(held[service], str(path), where)
+        return as_fields(held[service], str(path), where)
 
     def put(self, tenant: str, service: str, values: dict[str, str]) -> None:
         """Stores the fields of one service in place of those that were there.
@@ -94,7 +94,7 @@ class FileSecrets:
         variable = secret_variable(tenant, service)
         where = Where(tenant, service)
         path = self._path(tenant)
-        fields = _fields(values, "the argument", where)
+        fields = as_fields(values, "the argument", where)
         with self._locked():
             held = self._read(path, where)
             held[service] = fields
@@ -137,7 +137,7 @@ class FileSecrets:
                 content = path.read_bytes()
             except FileNotFoundError:
                 content = b"{}"
-            held = _services(content)
+            held = names_of(content)
             for leftover in (*self._folder.glob(f".{tenant}.*.lock"), _staged(path), path):
                 leftover.unlink(missing_ok=True)
             _sync_folder(self._folder)
@@ -183,7 +183,7 @@ class FileSecrets:
                 where=where,
                 hint=f"run: chmod 600 {path}",
             )
-        return _parsed(content, str(path), where)
+        return as_object(content, str(path), where)
 
     def _replace(self, path: Path, held: dict[str, object]) -> None:
         # One fixed name is enough under the lock, and a killed writer leaves at most one file.
@@ -228,8 +228,8 @@ def _staged(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
-def _services(document: bytes) -> list[str]:
-    """Names of the services in a file of credentials; `*` if it cannot be read."""
+def names_of(document: bytes) -> list[str]:
+    """Names of the services in a document of credentials; `*` if it cannot be read."""
     try:
         held = json.loads(document)
     except (ValueError, RecursionError):
@@ -266,7 +266,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _parsed(document: str | bytes, source: str, where: Where) -> dict[str, object]:
+def as_object(document: str | bytes, source: str, where: Where) -> dict[str, object]:
+    """A document's JSON object. Raises ConfigurationError, with nothing of the document in it."""
     problem = "is no JSON object"
     parsed: object = None
     try:
@@ -280,7 +281,8 @@ def _parsed(document: str | bytes, source: str, where: Where) -> dict[str, objec
     return parsed
 
 
-def _fields(values: object, source: str, where: Where) -> dict[str, str]:
+def as_fields(values: object, source: str, where: Where) -> dict[str, str]:
+    """The fields of one service. Raises ConfigurationError, with nothing of them in it."""
     # Names of fields stay out of the error too: in a mangled object they may be the secret.
     fields: dict[str, str] = {}
     if isinstance(values, dict):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import sqlite3
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -21,6 +19,12 @@ from avesa_dagster.control.health import (
     Fields,
     FieldSeen,
     Sample,
+)
+from avesa_dagster.control.health_rules import (
+    after_failure,
+    counter_labels,
+    probing,
+    storable,
 )
 from avesa_dagster.control.sqlite_database import Database, to_micros, to_moment
 from avesa_dagster.errors import ConfigurationError, Where
@@ -86,7 +90,6 @@ SCHEMA = (
     "CREATE INDEX DriftLog_tenant ON DriftLog (tenant, seen_at)",
 )
 
-_PROBE_LASTS = timedelta(seconds=120)
 _fields = msgspec.json.Decoder(list[FieldSeen])
 
 
@@ -134,11 +137,14 @@ class SqliteBreakers:
         checked("service", service)
         with self._database.write() as connection:
             before = _breaker(connection, tenant, service) or Breaker(tenant, service)
-            after = dataclasses.replace(before, failures=before.failures + 1)
-            if not (before.state is BreakerState.OPEN and before.credentials):
-                after = dataclasses.replace(after, reason=_text(reason), credentials=credentials)
-            if self._opens(after, at_once):
-                after = self._opened(after, now)
+            after = after_failure(
+                before,
+                self._settings,
+                reason,
+                credentials=credentials,
+                now=now,
+                at_once=at_once,
+            )
             _put_breaker(connection, after)
         return after
 
@@ -166,38 +172,12 @@ class SqliteBreakers:
             known = _breaker(connection, tenant, service)
             if known is None or not _due(known, now):
                 return False
-            probing = dataclasses.replace(
-                known, state=BreakerState.HALF_OPEN, probe_at=now + _PROBE_LASTS
-            )
-            _put_breaker(connection, probing)
+            _put_breaker(connection, probing(known, now))
         return True
 
     def forget(self, tenant: str) -> int:
         """See Breakers.forget. Returns how many rows were removed."""
         return _forget(self._database, tenant, "Breakers")
-
-    def _opens(self, breaker: Breaker, at_once: bool) -> bool:
-        match breaker.state:
-            case BreakerState.CLOSED:
-                threshold = self._settings.failures
-                return breaker.credentials or at_once or breaker.failures >= threshold
-            case BreakerState.OPEN:
-                return False
-            case BreakerState.HALF_OPEN:
-                return True
-
-    def _opened(self, breaker: Breaker, now: datetime) -> Breaker:
-        doublings = min(breaker.openings, 60)  # more has no meaning, and would not fit a float
-        wait = min(
-            self._settings.wait_seconds * 2.0**doublings, self._settings.longest_wait_seconds
-        )
-        return dataclasses.replace(
-            breaker,
-            state=BreakerState.OPEN,
-            opened_at=breaker.opened_at or now,
-            probe_at=now + timedelta(seconds=wait),
-            openings=breaker.openings + 1,
-        )
 
 
 class SqliteCounters:
@@ -266,7 +246,7 @@ class SqliteAlarms:
             (
                 alarm.key,
                 alarm.tenant,
-                _text(alarm.text),
+                storable(alarm.text),
                 to_micros(alarm.since),
                 _optional_micros(alarm.said_at),
             )
@@ -401,13 +381,7 @@ def _due(breaker: Breaker, now: datetime) -> bool:
 
 
 def _counter_row(amount: Sample) -> tuple[str, str, str | None, float]:
-    labels = dict(sorted(amount.labels))
-    if len(labels) != len(amount.labels):
-        raise ConfigurationError(f"the counter {amount.name} has a label twice: {amount.labels}")
-    if not (math.isfinite(amount.value) and amount.value >= 0):
-        raise ConfigurationError(
-            f"{amount.value} was to be added to {amount.name}", hint="a counter only grows"
-        )
+    labels = counter_labels(amount)
     return amount.name, json.dumps(labels), labels.get("tenant"), amount.value
 
 
@@ -435,10 +409,6 @@ def _forget(database: Database, tenant: str, *tables: str) -> int:
             connection.execute(f"DELETE FROM {table} WHERE tenant = ?", (tenant,)).rowcount
             for table in tables
         )
-
-
-def _text(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _optional_micros(moment: datetime | None) -> int | None:

@@ -10,9 +10,15 @@ from typing import Any
 
 import msgspec
 
-from avesa_dagster.control.jobs import UNFINISHED, Job, JobStatus, PieceState, Processing
+from avesa_dagster.control.jobs import (
+    UNFINISHED,
+    Job,
+    JobStatus,
+    PieceState,
+    Processing,
+    unknown_job,
+)
 from avesa_dagster.control.sqlite_database import Database, to_micros
-from avesa_dagster.errors import ConfigurationError
 from avesa_dagster.names import checked
 
 # document: the whole row as JSON; the columns beside it are what is looked up by.
@@ -259,13 +265,6 @@ class SqliteProcessingJobs:
             return connection.execute(
                 "DELETE FROM ProcessingJobs WHERE tenant = ?", (tenant,)
             ).rowcount
-
-
-def unknown_job(job_id: str) -> ConfigurationError:
-    """The error for an id that no job has."""
-    return ConfigurationError(
-        f"there is no job {job_id!r}", hint="avesa jobs lists them; finished ones leave in time"
-    )
 
 
 def _find_job(connection: sqlite3.Connection, job_id: str) -> Job | None:

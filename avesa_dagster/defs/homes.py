@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import uuid
 from pathlib import Path
 
 from avesa_dagster.catalog.load import load_catalog
+from avesa_dagster.defs import aws_home
+from avesa_dagster.defs.instance import COMMON
 from avesa_dagster.errors import StoreError
 from avesa_dagster.settings import Settings
 
 _MARK = "# avesa wrote this for "
 _EARLIER = {"37e2c77abb5d2693", "dea7dd3fe76ae5fb"}
 """Digests of what earlier versions wrote, without a mark."""
-_INSTANCE = """\
+_INSTANCE = f"""\
 # Dagster's instance of this installation, from mappings/backfill_config.json: change that file.
 # What is changed here by hand stays, and is not brought up to date any more.
-telemetry:
-  enabled: false
-nux:
-  enabled: false
 run_coordinator:
   module: avesa_dagster.defs.coordinator
   class: LaneCoordinator
@@ -27,16 +26,16 @@ run_coordinator:
     dequeue_interval_seconds: 1
 concurrency:
   runs:
-    max_concurrent_runs: {max_concurrent_runs}
+    max_concurrent_runs: {{max_concurrent_runs}}
     tag_concurrency_limits:
       # One backfill and one live sync at a time for each tenant's service.
       - key: avesa/lane
-        value: {{applyLimitPerUniqueValue: true}}
+        value: {{{{applyLimitPerUniqueValue: true}}}}
         limit: 1
       # Room for the live sync, whatever is being backfilled.
       - key: avesa/mode
         value: backfill
-        limit: {max_jobs}
+        limit: {{max_jobs}}
 run_retries:
   enabled: true
   max_retries: 2
@@ -47,22 +46,7 @@ run_monitoring:
   poll_interval_seconds: 10
   start_timeout_seconds: 180
   cancel_timeout_seconds: 60
-sensors:
-  use_threads: true
-  num_workers: 4
-schedules:
-  use_threads: true
-  num_workers: 2
-retention:
-  schedule:
-    purge_after_days: 30
-  sensor:
-    purge_after_days:
-      skipped: 1
-      success: 30
-      failure: 30
-      started: 2
-"""
+{COMMON}"""
 
 MODULE = "avesa_dagster.definitions"
 LOCATION = "avesa_dagster"
@@ -90,9 +74,13 @@ def prepare(settings: Settings) -> Path:
     instance = _INSTANCE.format(
         max_concurrent_runs=scheduling.max_concurrent_runs, max_jobs=scheduling.max_jobs
     )
+    texts = {"dagster.yaml": instance, "workspace.yaml": _WORKSPACE}
+    if settings.aws is not None:
+        texts |= aws_home.files(scheduling, LOCATION, os.environ)
+    settings.make_home()
     try:
         home.mkdir(parents=True, exist_ok=True)
-        for name, text in (("dagster.yaml", instance), ("workspace.yaml", _WORKSPACE)):
+        for name, text in texts.items():
             _write(home / name, text)
     except OSError as error:
         raise StoreError(

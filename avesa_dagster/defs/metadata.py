@@ -34,10 +34,11 @@ def preview(
     objects: Objects, key: str, columns: Sequence[str] | None = None
 ) -> dg.TableMetadataValue:
     """The first rows of a Parquet object; long texts are cut."""
-    file = pq.ParquetFile(objects.location(key))
-    batch = next(file.iter_batches(_PREVIEW_ROWS, columns=columns), None)
-    rows = batch.to_pylist() if batch is not None else []
-    names = list(columns or file.schema_arrow.names)
+    with objects.open(key) as source:
+        file = pq.ParquetFile(source)
+        batch = next(file.iter_batches(_PREVIEW_ROWS, columns=columns), None)
+        rows = batch.to_pylist() if batch is not None else []
+        names = list(columns or file.schema_arrow.names)
     return dg.MetadataValue.table(
         records=[dg.TableRecord({n: _shown(row[n]) for n in names}) for row in rows],
         schema=dg.TableSchema(columns=[dg.TableColumn(n, "string") for n in names]),
@@ -87,7 +88,12 @@ def _fields(table: CanonicalTable) -> list[dg.TableColumn]:
 
 def parquet_rows(objects: Objects, keys: Sequence[str]) -> int:
     """Rows of these Parquet objects, by their footers."""
-    return sum(pq.read_metadata(objects.location(key)).num_rows for key in keys)
+    return sum(_rows(objects, key) for key in keys)
+
+
+def _rows(objects: Objects, key: str) -> int:
+    with objects.open(key) as file:
+        return int(pq.read_metadata(file).num_rows)
 
 
 def _shown(value: object) -> str:

@@ -118,7 +118,7 @@ def _once(installation: Installation, request: Request) -> Result:
     findings = []
     for partition in looked:
         keys = raw_objects(objects, *place, partition.key)
-        findings.append(doubled_observations([objects.location(key) for key in keys]))
+        findings.append(doubled_observations(objects, keys))
     finding = together(findings)
     return Result(
         check_name=ONCE,

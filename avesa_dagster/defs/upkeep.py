@@ -57,6 +57,7 @@ def upkeep_sensor(rows: Sequence[TenantService]) -> dg.SensorDefinition:
             lambda: probe_suspended(installation, rows),
             lambda: jobs.extend(fill_holes(installation, now)),
             lambda: alert(installation, now),
+            lambda: publish_metrics(installation, now),
             lambda: clean(installation, now),
         )
         for step in steps:
@@ -128,8 +129,7 @@ def alert(installation: Installation, now: datetime) -> None:
 
     Of several code locations the first does so for all of them.
     """
-    shard = installation.settings.shard
-    if shard is not None and shard[0] != 1:
+    if not _first(installation):
         return
     disagreements = [
         Disagreement(row.tenant, row.service, row.table, row.extra["disagrees"])
@@ -139,6 +139,28 @@ def alert(installation: Installation, now: datetime) -> None:
     found = findings(installation.control, installation.catalog, now, disagreements)
     told = notifiers(installation.settings.home, os.environ)
     settle(found, installation.control.alarms, told, now)
+
+
+def publish_metrics(installation: Installation, now: datetime) -> None:
+    """Tells CloudWatch what was counted, in the aws profile; the first code location for all."""
+    if installation.settings.aws is None or not _first(installation):
+        return
+    from avesa_dagster.watch.cloudwatch import detail, publish
+
+    publish(
+        installation.control,
+        installation.catalog,
+        installation.settings.aws.environment,
+        now,
+        budget=installation.use,
+        finest=detail(os.environ),
+    )
+
+
+def _first(installation: Installation) -> bool:
+    """Whether this code location speaks for all."""
+    shard = installation.settings.shard
+    return shard is None or shard[0] == 1
 
 
 def clean(installation: Installation, now: datetime) -> None:

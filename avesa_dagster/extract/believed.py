@@ -105,7 +105,7 @@ class Believed:
         self._prefix = layout.table_prefix(tenant, "raw", service, table)
         self._where = Where(tenant, service, table)
         self._read: set[str] = set()
-        self._db = connect()
+        self._db = connect(objects)
         self._db.execute(_SCHEMA)
         self.refresh()
 

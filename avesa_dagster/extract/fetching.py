@@ -31,6 +31,7 @@ from avesa_dagster.extract.planner import name_of
 from avesa_dagster.extract.request import Progress, Report
 from avesa_dagster.extract.sizing import halved
 from avesa_dagster.extract.workshop import Swept, Workshop
+from avesa_dagster.logs import place
 from avesa_dagster.sources.base import Cancelled, Source, Window
 
 SAY_EVERY = 2.0
@@ -143,7 +144,7 @@ class Fetching:
         queue = deque(chunks)
         while queue or waiting:
             while queue and len(waiting) < threads and not self._stop.is_set():
-                waiting.add(pool.submit(self._one, queue.popleft()))
+                waiting.add(pool.submit(self._placed, queue.popleft()))
             if not waiting:
                 break
             done, waiting = wait(waiting, timeout=SAY_EVERY, return_when=FIRST_COMPLETED)
@@ -175,6 +176,19 @@ class Fetching:
             if isinstance(error, _DECISIVE):
                 self._stop.set()
         return None
+
+    def _placed(self, chunk: Chunk) -> _Ended:
+        """As `_one`; what is logged meanwhile says which chunk it is about."""
+        origin = self._shop.origin
+        with place(
+            tenant=chunk.tenant,
+            service=chunk.service,
+            table=chunk.table,
+            window=str(Window(chunk.start, chunk.end)),
+            run=origin.run_id,
+            job=origin.job_id,
+        ):
+            return self._one(chunk)
 
     def _one(self, chunk: Chunk) -> _Ended:
         """Tries a chunk as often as it may be."""

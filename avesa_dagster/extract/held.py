@@ -74,7 +74,7 @@ class Held:
         self._lock = threading.Lock()
         self._whole = partitions is None
         self._empty = not files
-        self._db = connect()
+        self._db = connect(objects)
         self._db.execute("create table listed (record_id varchar)")
         if not files:
             return

@@ -61,7 +61,8 @@ def _records(objects: Objects, chunk: Chunk, partition: str | None) -> int:
         return 0
     files = parquet(objects.location(key) for key in keys)
     where = Where(chunk.tenant, chunk.service, chunk.table, str(Window(chunk.start, chunk.end)))
-    with explained("raw cannot be compared with what the service counted", where), connect() as db:
+    what = "raw cannot be compared with what the service counted"
+    with explained(what, where), connect(objects) as db:
         row = db.execute(
             f"select count(distinct record_id) from {files} "
             "where payload is not null and updated_at >= ? and updated_at < ?",

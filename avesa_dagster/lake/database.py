@@ -15,13 +15,16 @@ from pathlib import Path
 import duckdb
 
 from avesa_dagster.errors import StoreError, Where
+from avesa_dagster.lake.objects import Objects
 
 MEMORY_LIMIT = "1GB"
 THREADS = 2
 
 
 def connect(
+    objects: Objects | None = None,
     *,
+    tenant: str | None = None,
     memory_limit: str = MEMORY_LIMIT,
     threads: int = THREADS,
     scratch: Path | None = None,
@@ -29,6 +32,8 @@ def connect(
     """Opens a private in-memory database.
 
     Args:
+        objects: A lake whose locations it can read.
+        tenant: Only this one's; see `Objects.attach`.
         memory_limit: What DuckDB may hold in memory, as `1GB`; beyond it, it spills to disk.
         threads: Threads of one query.
         scratch: Folder to spill to; by default one of its own below the system's temporary
@@ -52,6 +57,8 @@ def connect(
     )
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET enable_progress_bar = false")
+    if objects is not None:
+        objects.attach(connection, tenant=tenant)
     return connection
 
 
@@ -104,8 +111,11 @@ def explained(what: str, where: Where) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """An engine's error as one clean line."""
-    line = next((part for part in str(error).splitlines() if part.strip()), "unknown error")
-    return line.strip()[:500]
+    lines = [part.strip() for part in str(error).splitlines() if part.strip()]
+    if not lines:
+        return "unknown error"
+    # What our own Python raised when the engine called it comes with a traceback.
+    return (lines[-1] if lines[0].startswith("Traceback ") else lines[0])[:500]
 
 
 def plain(path: str) -> str:

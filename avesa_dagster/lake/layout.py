@@ -97,6 +97,13 @@ def manifest_key(tenant: str, table: str) -> str:
     return history_prefix(tenant, table) + "manifest.json"
 
 
+def never_replaced(key: str) -> bool:
+    """Whether an object, once it is there, is what it is until it is removed: raw objects and
+    generations are, whose names have a writer in them."""
+    layer = key.split("/", 2)[1:2]
+    return key.endswith(".parquet") and layer in (["raw"], ["history"])
+
+
 def partition_of(key: str) -> str:
     """The partition key in an object's key."""
     return key.rsplit("/dt=", 1)[1].split("/", 1)[0]

@@ -1,7 +1,7 @@
 """Objects: written whole or not at all.
 
 A key names bytes. A reader sees all of an object's bytes or no object; nothing half-written is
-ever listed. `LocalObjects` keeps them as files; S3 joins behind the same protocol.
+ever listed. `LocalObjects` keeps them as files; `lake.s3.S3Objects` keeps them in a bucket.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import shutil
 import time
@@ -16,9 +17,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISREG
 from typing import Protocol
+
+import duckdb
 
 from avesa_dagster.errors import StoreError
 
@@ -28,11 +32,15 @@ _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """A listed object. `tag` changes whenever the object is replaced."""
+    """A listed object. `tag` changes whenever the object is replaced.
+
+    `written` is when it was last written, by the store's own clock.
+    """
 
     key: str
     size: int
     tag: str
+    written: datetime
 
 
 class Conflict(StoreError):
@@ -72,11 +80,75 @@ class Objects(Protocol):
         ...
 
     def location(self, key: str) -> str:
-        """A path or URL that pyarrow and DuckDB can read."""
+        """A path or URL that DuckDB can read, once `attach` was called for its connection."""
+        ...
+
+    def attach(self, connection: duckdb.DuckDBPyConnection, *, tenant: str | None = None) -> None:
+        """Lets a connection read locations, before anything locks it.
+
+        Args:
+            connection: The database; it may read objects, and neither write nor list them.
+            tenant: Only what lies below this one's prefix, where the objects are read for DuckDB;
+                paths that DuckDB opens by itself are the lock's to forbid (`sandbox.lock`).
+        """
+        ...
+
+    def open(self, key: str) -> io.BufferedIOBase:
+        """An object's bytes, as a file that seeks. Raises KeyError if there is no such object."""
+        ...
+
+    def clean(self, now: float) -> None:
+        """Removes what killed writers left unpublished more than a day ago.
+
+        Args:
+            now: Seconds since the epoch.
+        """
+        ...
+
+    def prune(self, tenant: str) -> int:
+        """Removes whatever a tenant leaves whose objects are deleted: no trace of them remains.
+
+        No writer may be at work for it.
+
+        Returns:
+            How many remains there were.
+        """
         ...
 
 
-_ABANDONED_SECONDS = 24 * 3600
+ABANDONED_SECONDS = 24 * 3600
+"""A write that began so long ago, and was never published, is nobody's any more."""
+
+
+def checked_key(key: str) -> str:
+    """The key, if it names an object, or a folder (then it ends with `/`), within the lake.
+
+    Raises:
+        StoreError: It does not.
+    """
+    if any(part in ("", ".", "..") for part in key.rstrip("/").split("/")):
+        raise StoreError(f"{key!r} is no key of an object")
+    return key
+
+
+def with_slash(prefix: str) -> str:
+    """A folder's key, checked, with the slash that ends it."""
+    return checked_key(prefix).rstrip("/") + "/"
+
+
+@contextmanager
+def explained_files(root: Path, key: str) -> Iterator[None]:
+    """Turns what the system says of files below `root` into `StoreError`."""
+    try:
+        yield
+    except OSError as error:
+        hint = "check the folder's owner and permissions, and that the disk is well"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free some space and run it again; what was stored before is whole"
+        raise StoreError(
+            f"{root}: {key} cannot be read or written: {error.strerror or error}",
+            hint=hint,
+        ) from error
 
 
 class LocalObjects:
@@ -99,7 +171,7 @@ class LocalObjects:
         """
         for path in (self.root / self._STAGING).glob("*"):
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < now - _ABANDONED_SECONDS:
+                if path.stat().st_mtime < now - ABANDONED_SECONDS:
                     path.unlink()
 
     def prune(self, tenant: str) -> int:
@@ -122,6 +194,16 @@ class LocalObjects:
 
     def location(self, key: str) -> str:
         return str(self._path(key))
+
+    def attach(self, connection: duckdb.DuckDBPyConnection, *, tenant: str | None = None) -> None:
+        """Nothing to do: DuckDB opens paths by itself."""
+
+    def open(self, key: str) -> io.BufferedIOBase:
+        with self._explained(key):
+            try:
+                return self._path(key).open("rb")
+            except _ABSENT:
+                raise KeyError(key) from None
 
     @contextmanager
     def create(self, key: str) -> Iterator[Path]:
@@ -177,7 +259,7 @@ class LocalObjects:
                 status = self._path(key).stat()
             except _ABSENT:
                 return None
-        return ObjectInfo(key, status.st_size, _tag(status)) if S_ISREG(status.st_mode) else None
+        return _info(key, status) if S_ISREG(status.st_mode) else None
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         found = []
@@ -191,7 +273,7 @@ class LocalObjects:
                     except _ABSENT:
                         continue
                     key = path.relative_to(self.root).as_posix()
-                    found.append(ObjectInfo(key, status.st_size, _tag(status)))
+                    found.append(_info(key, status))
         return sorted(found, key=lambda info: info.key)
 
     def delete(self, key: str) -> None:
@@ -199,22 +281,10 @@ class LocalObjects:
             self._path(key).unlink()
 
     def _path(self, key: str) -> Path:
-        if any(part in ("", ".", "..") for part in key.rstrip("/").split("/")):
-            raise StoreError(f"{key!r} is no key of an object")
-        return self.root / key
+        return self.root / checked_key(key)
 
-    @contextmanager
-    def _explained(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            hint = "check the folder's owner and permissions, and that the disk is well"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                hint = "free some space and run it again; what was stored before is whole"
-            raise StoreError(
-                f"{self.root}: {key} cannot be read or written: {error.strerror or error}",
-                hint=hint,
-            ) from error
+    def _explained(self, key: str) -> AbstractContextManager[None]:
+        return explained_files(self.root, key)
 
 
 def _owner(key: str) -> str:
@@ -222,8 +292,9 @@ def _owner(key: str) -> str:
     return key.split("/", 1)[0]
 
 
-def _tag(status: os.stat_result) -> str:
-    return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+def _info(key: str, status: os.stat_result) -> ObjectInfo:
+    tag = f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+    return ObjectInfo(key, status.st_size, tag, datetime.fromtimestamp(status.st_mtime, UTC))
 
 
 def _unless_absent(error: OSError) -> None:

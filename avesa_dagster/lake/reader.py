@@ -39,8 +39,8 @@ from avesa_dagster.names import checked
 class Reader:
     """Reads canonical tables of a lake.
 
-    A relation reads when it is fetched; fetch it before the history is rebuilt twice, for then
-    the generation that it reads is removed.
+    A relation reads when it is fetched; fetch it within a quarter of an hour, for a generation that
+    it reads is removed so long after another one took its place.
 
     Args:
         objects: The lake.
@@ -165,7 +165,7 @@ class Reader:
         if not any(self._inputs(tenant, name) for name in self._catalog.canonical):
             self._known(tenant)
         where = Where(tenant)
-        with self._connect() as connection:
+        with self._connect(tenant) as connection:
             statement = checked_query(connection, sql, where)
             histories = self._histories(tenant, connection)
             files: list[str] = []
@@ -188,10 +188,12 @@ class Reader:
         canonical = canonical_table(self._catalog, table)
         if not self._inputs(tenant, table):
             self._known(tenant)
-        return canonical, self._connect()
+        return canonical, self._connect(tenant)
 
-    def _connect(self) -> duckdb.DuckDBPyConnection:
-        return connect(memory_limit=self._memory_limit, threads=self._threads)
+    def _connect(self, tenant: str) -> duckdb.DuckDBPyConnection:
+        return connect(
+            self._objects, tenant=tenant, memory_limit=self._memory_limit, threads=self._threads
+        )
 
     def _histories(self, tenant: str, connection: duckdb.DuckDBPyConnection) -> Histories:
         return Histories(self._objects, self._catalog, tenant, connection)

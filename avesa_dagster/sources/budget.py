@@ -103,6 +103,14 @@ class Budget(Protocol):
         """What is in force and in use now. `extra` has `live`, `backfill` and `waiting`."""
         ...
 
+    def forget(self, key: str) -> int:
+        """Removes all that is known of a key; returns how many rows."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what is held open; a later call opens it again."""
+        ...
+
 
 class SqliteBudget:
     """Implements Budget over one SQLite file that all processes open.
@@ -166,7 +174,7 @@ class SqliteBudget:
         cancelled: Callable[[], bool] | None = None,
     ) -> AbstractContextManager[None]:
         """See Budget.request."""
-        _check_limit(key, limit)
+        check_limit(key, limit)
         kept = self._reserve if reserve is None else reserve
         return self._request(key, limit, live, kept, cancelled or _never)
 
@@ -194,7 +202,7 @@ class SqliteBudget:
 
     def announce(self, key: str, limit: int) -> None:
         """See Budget.announce."""
-        _check_limit(key, limit)
+        check_limit(key, limit)
         self._transact(
             lambda connection, now: connection.execute(
                 "INSERT INTO Keys (key, announced, announced_until) VALUES (?, ?, ?)"
@@ -206,7 +214,7 @@ class SqliteBudget:
 
     def use(self, key: str, limit: int) -> BudgetUse:
         """See Budget.use."""
-        _check_limit(key, limit)
+        check_limit(key, limit)
 
         def look(connection: sqlite3.Connection, now: int) -> BudgetUse:
             in_force, blocked_until, _ = rules(connection, key, limit, now)
@@ -401,7 +409,8 @@ def _never() -> bool:
     return False
 
 
-def _check_limit(key: str, limit: int) -> None:
+def check_limit(key: str, limit: int) -> None:
+    """Raises a ConfigurationError if the limit is below 1."""
     if limit < 1:
         raise ConfigurationError(
             f"a budget of {limit} requests per minute for {key}", hint="set at least 1"

@@ -53,7 +53,7 @@ class StoredVault:
         self._service = service
 
     def get(self) -> Mapping[str, object]:
-        return self._secrets.get(self._tenant, self._service)
+        return self._secrets.get(self._tenant, self._service, fresh=True)
 
     def put(self, values: Mapping[str, object]) -> None:
         texts = {name: str(value) for name, value in values.items()}

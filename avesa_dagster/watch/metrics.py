@@ -17,7 +17,7 @@ import math
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -136,6 +136,17 @@ class StoresCollector(Collector):
         yield from _counters(samples)
         yield _durations(samples)
         del samples
+        yield from self._gauges(connected)
+
+    def gauges(self) -> Iterator[Metric]:
+        """What holds at present, without what was counted.
+
+        Raises:
+            StoreError: A control table cannot be read.
+        """
+        yield from self._gauges(connections(self._stores, self._catalog))
+
+    def _gauges(self, connected: Sequence[TenantService]) -> Iterator[Metric]:
         yield from self._budgets(connected)
         yield self._lag(connected)
         yield self._jobs()

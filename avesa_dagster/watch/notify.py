@@ -1,4 +1,4 @@
-"""Telling somebody: through the log, a webhook, or e-mail.
+"""Telling somebody: through the log, a webhook, or e-mail (`watch.sns`: or a topic of SNS).
 
 A notifier returns when its receiver took the message and raises otherwise, after about ten
 seconds at the latest. The webhook's address is as good as a password: whoever has it can write.

@@ -2,12 +2,13 @@
 
 ```json
 {"webhook_url": "https://hooks.slack.com/services/…", "log": true,
+ "sns_topic": "arn:aws:sns:us-east-2:123456789012:avesa-alarms-prod",
  "smtp": {"host": "mail.example.org", "port": 587, "user": "avesa", "password": "…",
           "from": "avesa@example.org", "to": ["ops@example.org"]}}
 ```
 
 The file is the owner's alone (0600), for it holds secrets. AVESA_ALERT_WEBHOOK overrides
-`webhook_url`. Without any of it, messages go to the log.
+`webhook_url`, AVESA_ALERT_TOPIC `sns_topic`. Without any of it, messages go to the log.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ from avesa_dagster.watch.notify import (
     WebhookNotifier,
     check_webhook,
 )
+from avesa_dagster.watch.sns import SnsNotifier, check_topic
 
 FILE = "alerts.json"
 WEBHOOK = "AVESA_ALERT_WEBHOOK"
+TOPIC = "AVESA_ALERT_TOPIC"
 
 _ADDRESS = re.compile(r"[!-~]+@[A-Za-z0-9.-]+")
 _NO_ADDRESS = re.compile(r"[<>,;:\"\\()\[\]]")
@@ -94,6 +97,7 @@ class _Smtp(_Model):
 
 class _File(_Model):
     webhook_url: SecretStr | None = None
+    sns_topic: str | None = None
     smtp: _Smtp | None = None
     log: bool = True
 
@@ -103,6 +107,16 @@ class _File(_Model):
         if value is not None:
             try:
                 check_webhook(value.get_secret_value())
+            except ConfigurationError as error:
+                raise ValueError(error.what) from None
+        return value
+
+    @field_validator("sns_topic")
+    @classmethod
+    def _a_topic(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                check_topic(value)
             except ConfigurationError as error:
                 raise ValueError(error.what) from None
         return value
@@ -131,6 +145,13 @@ def notifiers(home: Path, environ: Mapping[str, str]) -> list[Notifier]:
             raise ConfigurationError(f"{WEBHOOK}: {error.what}", hint=error.hint) from None
     elif file.webhook_url is not None:
         chosen.append(WebhookNotifier(file.webhook_url.get_secret_value()))
+    if environ.get(TOPIC):
+        try:
+            chosen.append(SnsNotifier(environ[TOPIC]))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{TOPIC}: {error.what}", hint=error.hint) from None
+    elif file.sns_topic is not None:
+        chosen.append(SnsNotifier(file.sns_topic))
     if smtp := file.smtp:
         password = smtp.password.get_secret_value() if smtp.password else None
         chosen.append(
@@ -183,7 +204,7 @@ def _parsed(content: bytes, path: Path) -> _File:
             for item in error.errors(include_url=False, include_input=False)
         )
         raise ConfigurationError(
-            f"{path}: {wrong}", hint="it may hold: webhook_url, smtp, log"
+            f"{path}: {wrong}", hint="it may hold: webhook_url, sns_topic, smtp, log"
         ) from None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -173,16 +175,43 @@ def test_a_rebuild_with_nothing_new_writes_nothing(objects: LocalObjects, catalo
     assert (manifest.rows, manifest.records) == (1, 1)
 
 
-def test_the_previous_generation_is_kept_and_older_ones_go(
+def test_a_generation_outlives_those_who_may_be_reading_it(
     objects: LocalObjects, catalog: Catalog
 ) -> None:
-    generations = []
-    for hour in (1, 2, 3):
+    built = []
+
+    def age(key: str, minutes: float) -> None:
+        written = time.time() - minutes * 60
+        os.utime(objects.location(key), (written, written))
+
+    for hour in range(1, 6):
         store(objects, [Seen("1", hour, hour)])
         build(objects, catalog)
-        generations.append(rebuild(objects, catalog, "acme", "things").generation)
+        if hour == 5:  # the second took the first one's place 16 minutes ago, the third just now
+            for key, minutes in zip(built, (60, 16, 14, 1), strict=True):
+                age(key, minutes)
+        built.append(rebuild(objects, catalog, "acme", "things").generation)
     held = {info.key for info in objects.list("acme/history/things/")}
-    assert held == {*generations[1:], manifest_key("acme", "things")}
+    assert held == {*built[1:], manifest_key("acme", "things")}
+
+
+def test_what_a_killed_rebuild_left_ends_nobodys_reading(
+    objects: LocalObjects, catalog: Catalog
+) -> None:
+    store(objects, [Seen("1", 1, 1)])
+    build(objects, catalog)
+    first = rebuild(objects, catalog, "acme", "things").generation
+    left = "acme/history/things/generation-0-0.parquet"
+    objects.put(left, b"")
+    for key, minutes in ((first, 60), (left, 30)):
+        written = time.time() - minutes * 60
+        os.utime(objects.location(key), (written, written))
+    for hour in (2, 3):
+        relation = Reader(objects, catalog).current("acme", "things")
+        store(objects, [Seen("1", hour, hour)])
+        build(objects, catalog)
+        rebuild(objects, catalog, "acme", "things")
+        assert len(relation.fetchall()) == 1
 
 
 def test_a_vanished_generation_is_built_again(objects: LocalObjects, catalog: Catalog) -> None:

@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
-from avesa_dagster.control.base import Ledger, Registry, Secrets, Watermarks
-from avesa_dagster.control.health import Alarms, Breakers, Counters, DriftLog
-from avesa_dagster.control.jobs import Jobs, ProcessingJobs
+from avesa_dagster import aws, settings
+from avesa_dagster.control.base import Secrets
+from avesa_dagster.control.dynamo import DynamoControl
+from avesa_dagster.control.dynamo_database import DynamoDatabase
+from avesa_dagster.control.dynamo_locks import DynamoLocks
+from avesa_dagster.control.dynamo_tables import TABLES, create_arguments
 from avesa_dagster.control.secrets import FileSecrets
+from avesa_dagster.control.secrets_manager import SecretsManagerSecrets
 from avesa_dagster.control.sqlite import SqliteControl
-
-
-class Control(Protocol):
-    """What every profile's control tables offer."""
-
-    @property
-    def registry(self) -> Registry: ...
-
-    @property
-    def watermarks(self) -> Watermarks: ...
-
-    @property
-    def ledger(self) -> Ledger: ...
-
-    @property
-    def jobs(self) -> Jobs: ...
-
-    @property
-    def processing(self) -> ProcessingJobs: ...
-
-    @property
-    def breakers(self) -> Breakers: ...
-
-    @property
-    def counters(self) -> Counters: ...
-
-    @property
-    def alarms(self) -> Alarms: ...
-
-    @property
-    def drift(self) -> DriftLog: ...
-
+from avesa_dagster.profiles import Control
 
 Opener = Callable[[Path], Control]
 """Opens the control tables that belong to a folder; called again, the same ones."""
@@ -55,13 +30,54 @@ def open_sqlite(folder: Path) -> Control:
     return SqliteControl(folder / "control.db")
 
 
-OPENERS: dict[str, Opener] = {"sqlite": open_sqlite}
-SECRETS: dict[str, Callable[[Path], Secrets]] = {"file": lambda folder: FileSecrets(folder, {})}
+def open_dynamodb(folder: Path) -> Control:
+    """The tables lie where the environment's AWS_ENDPOINT_URL says: moto (fixture `aws`)."""
+    where = environment_of(folder)
+    _tables(where)
+    return DynamoControl(where)
+
+
+def environment_of(folder: Path) -> settings.Aws:
+    """An environment of the folder's own, so that tests may share a server."""
+    name = hashlib.blake2b(str(folder).encode(), digest_size=8).hexdigest()
+    return settings.Aws(f"t{name}", "no-bucket")
+
+
+@cache
+def _tables(where: settings.Aws) -> None:
+    client = aws.client("dynamodb")
+    for table in TABLES:
+        with suppress(client.exceptions.ResourceInUseException):  # another process made it
+            client.create_table(**create_arguments(table, where.table(table.name)))
+
+
+OPENERS: dict[str, Opener] = {"sqlite": open_sqlite, "dynamodb": open_dynamodb}
+
+
+def open_secrets_manager(folder: Path) -> SecretsManagerSecrets:
+    where = environment_of(folder)
+    _tables(where)
+    return SecretsManagerSecrets(where, DynamoLocks(DynamoDatabase(where)))
+
+
+SECRETS: dict[str, Callable[[Path], Secrets]] = {
+    "file": lambda folder: FileSecrets(folder, {}),
+    "secretsmanager": open_secrets_manager,
+}
 
 
 @pytest.fixture(params=OPENERS)
-def opener(request: pytest.FixtureRequest) -> Opener:
-    return OPENERS[request.param]
+def opener_name(request: pytest.FixtureRequest) -> str:
+    """Of `OPENERS`: for tests that open in another process, too."""
+    name: str = request.param
+    if name == "dynamodb":
+        request.getfixturevalue("aws")
+    return name
+
+
+@pytest.fixture
+def opener(opener_name: str) -> Opener:
+    return OPENERS[opener_name]
 
 
 @pytest.fixture
@@ -71,6 +87,8 @@ def control(opener: Opener, tmp_path: Path) -> Control:
 
 @pytest.fixture(params=SECRETS)
 def secrets(request: pytest.FixtureRequest, tmp_path: Path) -> Secrets:
+    if request.param == "secretsmanager":
+        request.getfixturevalue("aws")
     return SECRETS[request.param](tmp_path / "secrets")
 
 

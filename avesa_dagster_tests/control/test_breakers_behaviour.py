@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -202,14 +201,17 @@ STEPS = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(steps=st.lists(STEPS, max_size=40))
-def test_it_follows_the_rules_whatever_happens(steps: list[tuple[str, int]]) -> None:
-    from .conftest import OPENERS
-
-    for opener in OPENERS.values():
-        with TemporaryDirectory() as folder:
-            _follow(opener(Path(folder)).breakers, steps)
+def test_it_follows_the_rules_whatever_happens(
+    control: Control, steps: list[tuple[str, int]]
+) -> None:
+    control.breakers.forget("acme")
+    _follow(control.breakers, steps)
 
 
 def _follow(breakers: Breakers, steps: list[tuple[str, int]]) -> None:

@@ -7,16 +7,15 @@ import multiprocessing
 import time
 from collections import Counter
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avesa_dagster.control.health import Sample
 from avesa_dagster.errors import ConfigurationError
 
-from .conftest import OPENERS, Control, Opener
+from .conftest import Control, Opener
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -56,18 +55,20 @@ SAMPLES = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(calls=st.lists(st.lists(SAMPLES, max_size=5), max_size=4))
-def test_it_is_a_sum(calls: list[list[Sample]]) -> None:
-    expected: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
-    for amount in (one for call in calls for one in call):
-        expected[amount.name, amount.labels] += amount.value
-    for opener in OPENERS.values():
-        with TemporaryDirectory() as folder:
-            counters = opener(Path(folder)).counters
-            for call in calls:
-                counters.add(call)
-            assert counters.all() == [Sample(*key, expected[key]) for key in sorted(expected)]
+def test_it_is_a_sum(control: Control, calls: list[list[Sample]]) -> None:
+    counters = control.counters
+    expected = Counter({(one.name, one.labels): one.value for one in counters.all()})
+    for call in calls:
+        counters.add(call)
+        for amount in call:
+            expected[amount.name, amount.labels] += amount.value
+    assert counters.all() == [Sample(*key, expected[key]) for key in sorted(expected)]
 
 
 @pytest.mark.parametrize("value", [-1, math.nan, math.inf])

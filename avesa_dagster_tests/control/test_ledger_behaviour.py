@@ -200,19 +200,18 @@ class LedgerMachine(RuleBasedStateMachine):
         assert set(objects) == written
 
 
-@pytest.mark.parametrize("name", OPENERS)
 def test_any_sequence_of_operations_equals_the_model(
-    name: str, tmp_path_factory: pytest.TempPathFactory
+    opener_name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     class Machine(LedgerMachine):
         @staticmethod
         def open() -> Control:
-            return OPENERS[name](tmp_path_factory.mktemp("ledger"))
+            return OPENERS[opener_name](tmp_path_factory.mktemp("ledger"))
 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=15,
+            max_examples=15 if opener_name == "sqlite" else 6,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
@@ -236,12 +235,13 @@ def _fetch(name: str, folder: str, number: int, parts: int) -> None:
     ledger.complete(mine, source_count=parts, requests=0, now=day(3))
 
 
-@pytest.mark.parametrize("name", OPENERS)
-def test_two_processes_progress_at_once_and_lose_nothing(name: str, tmp_path: Path) -> None:
-    ledger = OPENERS[name](tmp_path).ledger
+def test_two_processes_progress_at_once_and_lose_nothing(opener_name: str, tmp_path: Path) -> None:
+    ledger = OPENERS[opener_name](tmp_path).ledger
     ledger.plan([chunk(1), chunk(2), chunk(9)], now=day(0))
     spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_fetch, args=(name, str(tmp_path), n, 40)) for n in (1, 2)]
+    processes = [
+        spawn.Process(target=_fetch, args=(opener_name, str(tmp_path), n, 40)) for n in (1, 2)
+    ]
     for process in processes:
         process.start()
     for process in processes:

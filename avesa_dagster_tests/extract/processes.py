@@ -8,10 +8,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from avesa_dagster.conformance.ground import settings_at
 from avesa_dagster.errors import AvesaError
 from avesa_dagster.extract.request import Request
 from avesa_dagster.installation import Installation
-from avesa_dagster.settings import Settings
 
 from .support import HASTY, MAPPINGS, SharedClock, catalog, small_segments
 
@@ -51,7 +51,7 @@ def _extract(
 
     stamina.instrumentation.set_on_retry_hooks([])
     small_segments(segment_rows)
-    installation = Installation(Settings(home=home, mappings=MAPPINGS), SharedClock(now), HASTY)
+    installation = Installation(settings_at(home, MAPPINGS), SharedClock(now), HASTY)
     installation.__dict__["catalog"] = catalog(chunk_days=10, max_deleted_share=1.0, parallel=2)
     extractor = installation.extractor
     said.send("ready")

@@ -19,13 +19,15 @@ from avesa_dagster.catalog.grain import Partition
 from avesa_dagster.catalog.load import load_catalog
 from avesa_dagster.catalog.models import BreakerSettings, Catalog, ChunkRetry, SweepGuard
 from avesa_dagster.conformance.bench import HASTY, UNPACED, SharedClock
+from avesa_dagster.conformance.ground import settings_at
 from avesa_dagster.conformance.judge import distinct as distinct_versions
 from avesa_dagster.control.base import Chunk
 from avesa_dagster.extract import proof
 from avesa_dagster.extract.request import Extracted, Mode, Request
 from avesa_dagster.installation import Installation
+from avesa_dagster.lake.layout import partition_of, table_prefix
+from avesa_dagster.lake.objects import Objects
 from avesa_dagster.sandbox.process import Simulator
-from avesa_dagster.settings import Settings
 from avesa_dagster.sources.http import Retrying
 
 __all__ = ["HASTY", "UNPACED", "SharedClock", "distinct_versions"]
@@ -147,7 +149,7 @@ class Bench:
         return None if held is None else held.upper
 
     def raw(self, table: str) -> list[dict[str, Any]]:
-        return raw_rows(self.home, table)
+        return raw_rows(self.installation.objects, TENANT, SERVICE, table)
 
     def log(self) -> list[dict[str, Any]]:
         """The simulator's log of requests since `stats_reset`."""
@@ -173,13 +175,15 @@ class Bench:
         }
 
 
-def raw_rows(home: Path, table: str) -> list[dict[str, Any]]:
+def raw_rows(objects: Objects, tenant: str, service: str, table: str) -> list[dict[str, Any]]:
     """Every observation of a table, over all of its raw objects."""
-    folder = home / "lake" / TENANT / "raw" / SERVICE / table
     rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("dt=*/*.parquet")):
-        part: pa.Table = pq.ParquetFile(path).read()
-        rows += [row | {"dt": path.parent.name[3:]} for row in part.to_pylist()]
+    prefix = table_prefix(tenant, "raw", service, table)
+    for info in objects.list(prefix):
+        if info.key.startswith(f"{prefix}dt="):
+            with objects.open(info.key) as file:
+                part: pa.Table = pq.ParquetFile(file).read()
+            rows += [row | {"dt": partition_of(info.key)} for row in part.to_pylist()]
     return rows
 
 
@@ -208,7 +212,7 @@ def open_bench(
         page_clamp=page_clamp,
     )
     clock = SharedClock(now)
-    installation = Installation(Settings(home=home, mappings=MAPPINGS), clock, retrying)
+    installation = Installation(settings_at(home, MAPPINGS), clock, retrying)
     installation.__dict__["catalog"] = catalog(
         chunk_days=chunk_days, max_deleted_share=max_deleted_share, parallel=parallel
     )

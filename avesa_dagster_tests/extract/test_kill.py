@@ -24,9 +24,12 @@ KILLS = int(os.environ.get("AVESA_KILLS", "12"))
 TABLES = ("tickets", "companies")
 
 
-def assert_every_object_is_readable(home: Path) -> None:
-    for path in (home / "lake").rglob("*.parquet"):
-        pq.ParquetFile(path).read()
+def assert_every_object_is_readable(bench: Bench) -> None:
+    objects = bench.installation.objects
+    for info in objects.list("acme/"):
+        if info.key.endswith(".parquet"):
+            with objects.open(info.key) as file:
+                pq.ParquetFile(file).read()
 
 
 def completed(bench: Bench, request: Request) -> set[tuple[str, str]]:
@@ -58,7 +61,7 @@ def kill_and_retry(bench: Bench, requests: list[Request], moments: list[float]) 
             kills += 1
         outcome = processes.ended(process, said)
         assert outcome in ("killed", "done"), outcome
-        assert_every_object_is_readable(bench.home)
+        assert_every_object_is_readable(bench)
         assert_not_asked_again(bench, set().union(*done.values()))
     return kills
 
@@ -128,6 +131,6 @@ def test_killed_at_a_request_it_loses_and_doubles_nothing(
     time.sleep(0.02)
     process.kill()
     assert processes.ended(process, said) == "killed"
-    assert_every_object_is_readable(bench.home)
+    assert_every_object_is_readable(bench)
     bench.control("hostility", page_clamp=9)
     assert_whole_and_not_doubled(bench, requests)

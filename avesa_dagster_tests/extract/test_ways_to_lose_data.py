@@ -26,7 +26,6 @@ from .support import (
     Bench,
     assert_equals_truth,
     distinct_versions,
-    raw_rows,
     small_segments,
 )
 
@@ -431,4 +430,4 @@ def test_records_without_ids_filling_a_page_stop_the_window_by_name(new_bench: N
     with pytest.raises(DataError, match="none with a usable id") as caught:
         bench.extract("tickets")
     assert "2026-02" in str(caught.value.where.window)
-    assert raw_rows(bench.home, "tickets"), "the other windows are stored"
+    assert bench.raw("tickets"), "the other windows are stored"

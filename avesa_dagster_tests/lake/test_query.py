@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
 from avesa_dagster.canonical.history import rebuild
 from avesa_dagster.errors import ConfigurationError
+from avesa_dagster.lake.database import connect
 from avesa_dagster.lake.objects import LocalObjects
+from avesa_dagster.lake.ranges import RangeFiles
 from avesa_dagster.lake.reader import Reader
+from avesa_dagster.lake.s3 import S3Objects
 
 from ..canonical.lakes import Seen, build, small_catalog, store
 
@@ -195,3 +199,93 @@ def test_a_mistake_is_one_clean_line(reader: Reader, sql: str) -> None:
 def test_an_ordered_answer_is_in_order(reader: Reader) -> None:
     sql = "SELECT (range * 7919) % 500009 AS n FROM range(500009) ORDER BY n"
     assert reader.query("acme", sql)["n"].to_pylist() == list(range(500_009))
+
+
+# The same on S3, where our own Python opens what DuckDB reads.
+
+
+@pytest.fixture
+def kept(bucket: str) -> S3Objects:
+    lake = S3Objects(bucket)
+    catalog = small_catalog()
+    for tenant in ("acme", "rival"):
+        store(lake, [Seen("1", 1, 1, "secret of " + tenant)], tenant=tenant)
+        build(lake, catalog, tenant=tenant)
+        rebuild(lake, catalog, tenant, "things")
+    return lake
+
+
+RIVALS = "rival/canonical/east/things/dt=2024-01-01/versions.parquet"
+
+OUT_OF_REACH = [
+    "read_text('/etc/passwd')",
+    "glob('/etc/*')",
+    "glob('{root}*')",
+    "glob('{root}**')",
+    "glob('{root}rival/**')",
+    "glob('{rival}')",
+    "read_parquet('{rival}')",
+    "read_parquet(['{rival}'])",
+    "'{rival}'",
+    "read_blob('{rival}')",
+    "read_csv('{rival}')",
+    "parquet_metadata('{rival}')",
+    "read_parquet('{root}*/*/*/*/*/*.parquet')",
+    "read_parquet('{root}acme/../" + RIVALS + "')",
+    "read_parquet('{own}/../../../../../" + RIVALS + "')",
+    "read_parquet('{root}[r]ival/canonical/east/things/dt=2024-01-01/versions.parquet')",
+    "read_parquet('S3{rest}')",
+    "read_parquet('s3a{rest}')",
+    "read_blob('{own}')",
+    "query('FROM read_blob(''{rival}'')')",
+]
+
+
+def test_on_s3_no_object_can_be_opened(kept: S3Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    open_once = RangeFiles.open
+
+    def noted(self: RangeFiles, path: str, mode: str = "rb", **more: object) -> object:
+        opened.append(path)
+        return open_once(self, path, mode, **more)
+
+    monkeypatch.setattr(RangeFiles, "open", noted)
+    reader = Reader(kept, small_catalog())
+    assert reader.query("acme", "SELECT name FROM things").to_pylist() == [
+        {"name": "secret of acme"}
+    ]
+    rival = kept.location(RIVALS)
+    own = next(info.key for info in kept.list("acme/raw/"))
+    for source in OUT_OF_REACH:
+        named = source.format(
+            root=rival.removesuffix(RIVALS),
+            rival=rival,
+            rest=rival.removeprefix("s3"),
+            own=kept.location(own),
+        )
+        with pytest.raises(ConfigurationError, match=r"the query fails: \w+"):
+            reader.query("acme", f"SELECT * FROM {named}")
+    assert opened
+    assert not [path for path in opened if "/acme/" not in path or "/raw/" in path]
+
+
+def test_on_s3_nothing_can_be_written(kept: S3Objects) -> None:
+    """Neither by a statement that writes, nor, were there no such wall, through the files."""
+    reader, target = Reader(kept, small_catalog()), kept.location("acme/raw/x.parquet")
+    with pytest.raises(ConfigurationError, match="a query only reads"):
+        reader.query("acme", f"COPY (SELECT 1) TO '{target}'")
+    with connect(kept) as connection, pytest.raises(duckdb.Error):
+        connection.execute(f"COPY (SELECT 1) TO '{target}' (FORMAT parquet)")
+    assert kept.stat("acme/raw/x.parquet") is None
+
+
+def test_on_s3_the_second_wall_stands_without_the_first(kept: S3Objects) -> None:
+    """The files that DuckDB is given reach no other tenant, locked or not."""
+    count = "SELECT count(*) FROM read_parquet('{}')"
+    with connect(kept, tenant="acme") as connection:
+        own = kept.location(RIVALS.replace("rival", "acme"))
+        assert connection.execute(count.format(own)).fetchall() == [(1,)]
+        with pytest.raises(duckdb.Error, match="out of reach"):
+            connection.execute(count.format(kept.location(RIVALS)))
+        with pytest.raises(duckdb.Error):
+            connection.execute(count.format(kept.location("acme/") + "../" + RIVALS))

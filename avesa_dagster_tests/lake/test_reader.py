@@ -57,9 +57,18 @@ def shown(relation: Any) -> set[tuple[str, str, int]]:
     }
 
 
-@pytest.mark.parametrize("table", ["things", "places"])
-@pytest.mark.parametrize("rebuilt", [False, True])
-@pytest.mark.parametrize("behind", list(product([False, True], repeat=3)))
+EVERY = product(["local"], ["things", "places"], [False, True], product([False, True], repeat=3))
+SOME = [
+    ("s3", "things", True, (True, False, True)),
+    ("s3", "places", False, (False, True, True)),
+]
+
+both = pytest.mark.parametrize("objects", ["local", "s3"], indirect=True)
+
+
+@pytest.mark.parametrize(
+    ("objects", "table", "rebuilt", "behind"), [*EVERY, *SOME], indirect=["objects"]
+)
 def test_answers_equal_the_oracle_however_stale_the_manifest_is(
     objects: LocalObjects, catalog: Catalog, table: str, rebuilt: bool, behind: tuple[bool, ...]
 ) -> None:
@@ -82,6 +91,7 @@ def test_answers_equal_the_oracle_however_stale_the_manifest_is(
     assert counted.to_pylist() == [{"n": len(rows)}]
 
 
+@both
 def test_a_vanished_partition_is_gone_from_the_answer(
     objects: LocalObjects, catalog: Catalog
 ) -> None:
@@ -92,6 +102,7 @@ def test_a_vanished_partition_is_gone_from_the_answer(
     assert rows_of(Reader(objects, catalog).history("acme", "things")) == expected
 
 
+@both
 def test_a_relation_made_before_a_rebuild_can_be_fetched_after_it(
     objects: LocalObjects, catalog: Catalog
 ) -> None:
@@ -104,6 +115,7 @@ def test_a_relation_made_before_a_rebuild_can_be_fetched_after_it(
     assert rows_of(before) == expected
 
 
+@both
 def test_a_generation_that_vanishes_while_it_is_looked_at_is_no_trouble(
     objects: LocalObjects, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +134,7 @@ def test_a_generation_that_vanishes_while_it_is_looked_at_is_no_trouble(
     assert rows_of(reader.history("acme", "things")) == expected
 
 
+@both
 def test_relations_become_pandas_and_arrow(objects: LocalObjects, catalog: Catalog) -> None:
     fill(objects, catalog, "things", FIRST)
     reader = Reader(objects, catalog)
@@ -143,6 +156,7 @@ def test_a_table_without_data_is_empty_and_typed(objects: LocalObjects, catalog:
     assert reader.current("acme", "places").fetchall() == []
 
 
+@both
 def test_a_connected_tenant_without_data_is_no_mistake(
     objects: LocalObjects, catalog: Catalog
 ) -> None:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.table import Table
 from avesa_dagster.errors import AvesaError
 from avesa_dagster.sandbox.process import SimulatorError
 from avesa_dagster_tests.soak import estimates, holes, kills, steer, tenants
+from avesa_dagster_tests.soak.cloud import cloud
 from avesa_dagster_tests.soak.verdicts import Failed, Outcome, Scene
 
 _ALL: dict[str, Callable[[Scene], Outcome]] = {
@@ -40,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(_ALL)}")
     parser.add_argument("--quick", action="store_true", help="small: shows that it works")
     parser.add_argument("--keep", metavar="FOLDER", help="leave what they made in this folder")
+    parser.add_argument(
+        "--aws", action="store_true", help="on moto's server and Postgres, not in folders"
+    )
     options = parser.parse_args(argv)
     unknown = sorted(set(options.names) - set(_ALL))
     if unknown:
@@ -49,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     outcomes: dict[str, Outcome] = {}
     failed: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="avesa-soak-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="avesa-soak-") as scratch,
+        cloud() if options.aws else nullcontext(),
+    ):
         for name in options.names or _ALL:
             folder = Path(options.keep or scratch, name)
             folder.mkdir(parents=True)

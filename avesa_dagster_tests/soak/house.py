@@ -18,6 +18,7 @@ from avesa_dagster.defs.processes import instance_in
 from avesa_dagster.installation import Installation
 from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster.settings import Settings
+from avesa_dagster_tests.soak.cloud import place_of
 from avesa_dagster_tests.soak.dev import Dev, mappings_with
 from avesa_dagster_tests.soak.truth import SERVICE
 from avesa_dagster_tests.soak.verdicts import Failed, Scene
@@ -126,7 +127,9 @@ def house(
     """
     mappings = mappings_with(scene.folder, backfill=backfill, connectwise=connectwise)
     home = scene.folder / "home"
-    settings = Settings(home=home, mappings=mappings)
+    settings = Settings.from_environment(
+        {**place_of(home), "AVESA_HOME": str(home), "AVESA_MAPPINGS": str(mappings)}
+    )
     prepare(settings)
     began = datetime.now(UTC) - timedelta(minutes=5)
     dev = Dev(home, mappings, scene.folder / "dev.log")

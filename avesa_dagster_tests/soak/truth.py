@@ -8,16 +8,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
-import pyarrow.parquet as pq
 
 from avesa_dagster.catalog.models import ScdType
 from avesa_dagster.installation import Installation
 from avesa_dagster.sandbox.process import Simulator
-from avesa_dagster_tests.extract.support import distinct_versions
+from avesa_dagster_tests.extract.support import distinct_versions, raw_rows
 
 SERVICE = "connectwise"
 TABLES = ("tickets", "time_entries", "companies", "contacts")
@@ -79,7 +77,7 @@ def _table(
 ) -> Compared:
     answer = simulator.control("truth_current", table=table, company_id=company_id)
     truth: dict[str, dict[str, Any]] = answer["records"]
-    rows = raw_rows(installation.settings.lake, tenant, table)
+    rows = raw_rows(installation.objects, tenant, SERVICE, table)
     wrong = [
         *_newest(table, truth, rows),
         *_foreign(table, _versions(simulator, company_id, table), rows),
@@ -151,14 +149,6 @@ def _history(
     versions = distinct_versions(row for row in rows if not row["is_deleted"])
     if len({(record_id, updated) for record_id, updated, _ in versions}) != len(held):
         yield f"{table}: history has {len(held)} versions, raw has {len(versions)}"
-
-
-def raw_rows(lake: Path, tenant: str, table: str) -> list[dict[str, Any]]:
-    """Every observation of a table, over all of its raw objects."""
-    rows: list[dict[str, Any]] = []
-    for path in sorted((lake / tenant / "raw" / SERVICE / table).glob("dt=*/*.parquet")):
-        rows += pq.ParquetFile(path).read().to_pylist()
-    return rows
 
 
 def _versions(simulator: Simulator, company_id: str, table: str) -> dict[str, set[bytes]]:

@@ -1,0 +1,1 @@
+"""What `avesa doctor` looks at, and what `avesa bootstrap` makes; Dagster's part is in `defs`."""
