@@ -26,12 +26,17 @@ lint: $(STAMP)
 bench: $(STAMP)  ## measures, side by side
 	$(BIN)/python -m avesa_dagster_tests.bench
 
-soak: $(STAMP)   ## thousands of hostile scripts, hundreds of kills, a million rows, backfills of 30 tenants
+soak: $(STAMP)   ## thousands of hostile scripts, hundreds of kills, a million rows, 30 tenants, all again on AWS
+	$(BIN)/pytest -n 2 --dist loadgroup -q -m thorough --timeout 1800
 	AVESA_HOSTILE_SCRIPTS=3000 AVESA_KILLS=300 $(BIN)/pytest -n 2 -q --timeout 7200 \
 		avesa_dagster_tests/extract/test_hostile_scripts.py avesa_dagster_tests/extract/test_kill.py
 	AVESA_CONFORMANCE=all AVESA_CONFORMANCE_SCRIPTS=300 AVESA_CONFORMANCE_KILLS=60 \
 		AVESA_CONFORMANCE_ROWS=1000000 $(BIN)/pytest -n 2 -q --timeout 7200 avesa_dagster_tests/conformance
+	AVESA_CONFORMANCE_PROFILE=aws AVESA_CONFORMANCE_LOSSY=1 $(BIN)/pytest -n 2 -q --timeout 7200 \
+		avesa_dagster_tests/conformance avesa_dagster_tests/extract/test_two_at_once.py \
+		avesa_dagster_tests/extract/test_kill.py avesa_dagster_tests/extract/test_hostile_scripts.py
 	$(BIN)/python -m avesa_dagster_tests.soak
+	$(BIN)/python -m avesa_dagster_tests.soak kills tenants --aws
 
 e2e: $(STAMP)    ## a browser on the real UI; needs Debian's chromium
 	$(BIN)/pytest -q -s -m e2e --timeout 900 avesa_dagster_tests/e2e

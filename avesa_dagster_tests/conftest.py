@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -14,6 +15,26 @@ from avesa_dagster.aws import client
 from avesa_dagster.conformance.ground import PROFILE
 from avesa_dagster_tests.lossy import Faults, Lossy
 from avesa_dagster_tests.moto import Moto
+
+THOROUGH = re.compile(
+    r"canonical/test_(history|versions).*\[s3"
+    r"|lake/test_reader.*\[s3-(?!things-True)"
+    r"|control/.*(process|follows_the_rule|sequence|whatever_happens).*\[dynamodb"
+    r"|sources/test_budget.*killed.*\[dynamodb"
+    r"|conformance/test_declared.*(fault|script|every_page|zone|drift|segments)"
+    r"|migration/test_moving.*went_on_after_a_kill"
+    r"|sandbox/.*test_size"
+    r"|outside/.*(connected_backfilled|broken_does_not_conform.*(hidden|local))"
+    r"|defs/test_command_line.*does_not_exist.*(2019|2999)"
+    r"|sources/test_budget.*real_processes"
+)
+"""What takes long and says little that the rest does not say: `make soak` runs it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if THOROUGH.search(item.nodeid):
+            item.add_marker(pytest.mark.thorough)
 
 
 @pytest.fixture(autouse=True)

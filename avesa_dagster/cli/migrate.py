@@ -31,13 +31,13 @@ _MB = 2**20
 
 @click.command(
     epilog="""\b
-Move an installation into AWS (stop avesa dev first):
+Examples, moving an installation into AWS (stop avesa dev first):
   AVESA_PROFILE=aws AVESA_BUCKET=my-lake avesa migrate ~/.avesa --dry-run
   AVESA_PROFILE=aws AVESA_BUCKET=my-lake avesa migrate ~/.avesa
   AVESA_PROFILE=aws AVESA_BUCKET=my-lake avesa migrate ~/.avesa --verify-only
 
 \b
-Import from the platform before (into either profile):
+Examples, importing from the platform before (into either profile):
   avesa migrate --from-avesa1 s3://data-storage-msp-prod --old-tables prod --build
   avesa migrate --from-avesa1 /mnt/copy-of-the-bucket --tenant acme
 

@@ -222,7 +222,7 @@ def commands() -> list[str]:
     return [
         "connect", "disconnect", "disable", "enable", "tenants", "erase", "sync", "backfill",
         "jobs", "job", "pause", "resume", "cancel", "retry", "verify", "coverage", "query",
-        "alerts", "metrics", "doctor", "bootstrap", "simulate", "dev", "env", "demo",
+        "alerts", "metrics", "doctor", "bootstrap", "migrate", "simulate", "dev", "env", "demo",
     ]  # fmt: skip
 
 

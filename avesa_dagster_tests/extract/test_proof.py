@@ -101,7 +101,7 @@ def shrinking(draw: st.DrawFn) -> Shrinking:
     )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(source=shrinking(), rows=st.sampled_from([1, 3, 7, 20_000]), spoiled_for_ever=st.booleans())
 def test_nothing_that_stays_is_ever_left_out(
     source: Shrinking, rows: int, spoiled_for_ever: bool

@@ -42,8 +42,7 @@ def connect(
         token = Credentials.parse(given, where).token.get_secret_value()
         return Dialect({"Authorization": f"Bearer {token}"}, [token])
 
-    url = Credentials.parse(values, where).url
-    speech = Rotating(values, vault, speak, fixed=("url",))
+    url, speech = Credentials.parse(values, where).url, Rotating(values, vault, speak, ("url",))
     how |= {"timeout": service.request_timeout_seconds, "clock": clock}
     return lambda: Notes(service, url, Http(where, allowance, speech, **how), clock)
 
@@ -64,7 +63,7 @@ class Notes:
     def now(self) -> datetime:
         if self._http.server_time is None:
             self.newest_id(next(iter(self._decoders)))
-        return min(self._clock(), self._http.server_time or self._clock())
+        return self._http.present()
 
     def count(self, table: str, span: Span) -> int:
         return self._get(table, "/count", span, _count)
@@ -80,8 +79,8 @@ class Notes:
         return self._get(table, "", span, parse, limit=self._service.page_size)
 
     def newest_id(self, table: str) -> str | None:
-        decode = self._decoders[table].decode
-        newest = self._get(table, "", Span(), lambda body: decode(body)[0], limit=1, newest=1)
+        decoder = self._decoders[table]
+        newest, _ = self._get(table, "", Span(), decoder.decode, limit=1, newest=1)
         return newest[0].record_id if newest else None
 
     def exists(self, table: str, record_id: str) -> bool:
@@ -97,15 +96,13 @@ class Notes:
     def _get(
         self, table: str, below: str, span: Span, parse: Callable[[bytes], T], **more: int
     ) -> T:
-        asked: dict[str, str | int] = {**more}
-        for name in ("after", "upto", "only"):
-            if (bound := getattr(span, name)) is not None:
-                asked[name] = int(bound)
+        bounds = {"after": span.after, "upto": span.upto, "only": span.only}
+        asked: dict[str, str | int] = more | {n: int(b) for n, b in bounds.items() if b is not None}
         if span.window is not None:
             asked["since"] = int(span.window.start.timestamp())
             asked["until"] = int(span.window.end.timestamp())
-        path = self._service.tables[table].endpoint + below
-        return self._http.get(f"{self._url}/{path}", parse, params=asked)
+        path = f"{self._url}/{self._service.tables[table].endpoint}{below}"
+        return self._http.get(path, parse, params=asked)
 
 
 def _count(body: bytes) -> int:
