@@ -70,12 +70,9 @@ def erase_tenant(
         for left in done.not_erased:
             click.echo(f"not erased: {left}", err=True)
 
-    def say(text: str) -> None:
-        click.echo(text, err=True)
-
     home = prepare(installation.settings)
     with instance_in(home) as instance:
-        history = DagsterHistory(instance, home, _services(installation, tenant), say=say)
+        history = DagsterHistory(instance, home, _services(installation, tenant))
         _confirm(tenant, yes_erase, *survey(installation, tenant, history))
         erase(
             installation,
@@ -83,7 +80,7 @@ def erase_tenant(
             history,
             deliver,
             wait_seconds=wait_seconds,
-            say=say,
+            say=lambda text: click.echo(text, err=True),
         )
 
 

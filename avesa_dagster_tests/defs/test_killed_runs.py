@@ -17,7 +17,7 @@ from avesa_dagster.defs.homes import prepare
 from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster_tests.defs.conftest import WORLD, House
 
-KILLS = 3
+KILLS = 2
 FAILURE, SUCCESS = dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS
 T = TypeVar("T")
 
