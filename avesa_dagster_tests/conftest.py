@@ -24,6 +24,7 @@ THOROUGH = re.compile(
     r"|conformance/test_declared.*(fault|script|every_page|zone|drift|segments)"
     r"|migration/test_moving.*went_on_after_a_kill"
     r"|sandbox/.*test_size"
+    r"|defs/test_erase_postgres.*killed_at_any"
     r"|outside/.*(connected_backfilled|broken_does_not_conform.*(hidden|local))"
     r"|defs/test_command_line.*does_not_exist.*(2019|2999)"
     r"|sources/test_budget.*real_processes"

@@ -70,9 +70,12 @@ def erase_tenant(
         for left in done.not_erased:
             click.echo(f"not erased: {left}", err=True)
 
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
     home = prepare(installation.settings)
     with instance_in(home) as instance:
-        history = DagsterHistory(instance, home, _services(installation, tenant))
+        history = DagsterHistory(instance, home, _services(installation, tenant), say=say)
         _confirm(tenant, yes_erase, *survey(installation, tenant, history))
         erase(
             installation,
@@ -80,7 +83,7 @@ def erase_tenant(
             history,
             deliver,
             wait_seconds=wait_seconds,
-            say=lambda text: click.echo(text, err=True),
+            say=say,
         )
 
 

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import dagster as dg
 import psutil
+from dagster._core.storage.runs import SqliteRunStorage
 
+from avesa_dagster.defs import tags
 from avesa_dagster.errors import AvesaError, ConfigurationError, RetriableError
 from avesa_dagster.settings import Settings
 
@@ -135,7 +137,8 @@ def fail_dead_runs(instance: dg.DagsterInstance, *, at_start: bool = False) -> l
     """Fails the runs whose process is gone, so that Dagster retries them.
 
     Dagster leaves a run as started for ever if its process died with the machine, with the daemon
-    or under `avesa sync`, and it would keep its lane. Runs of this machine only.
+    or under `avesa sync`, and it would keep its lane. Runs of this machine only: where Dagster's
+    records are shared by several hosts, those that say of themselves that they are here.
 
     Args:
         at_start: No daemon runs: what one launched and no process works on is dead too.
@@ -143,14 +146,32 @@ def fail_dead_runs(instance: dg.DagsterInstance, *, at_start: bool = False) -> l
     Returns:
         Their ids.
     """
-    dead = []
+    dead, shared = [], is_shared(instance)
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY)):
+        if shared and run.tags.get(tags.HOST) != _here(run.run_id):
+            continue
         worker = worker_of(instance, run)
         gone = worker is not None and not worker.is_running()
         if gone or (worker is None and at_start and _LAUNCHED_BY_DAEMON in run.tags):
             instance.report_run_failed(run, "its process is gone")
             dead.append(run.run_id)
     return dead
+
+
+def is_shared(instance: dg.DagsterInstance) -> bool:
+    """Whether other hosts may execute runs of this instance: their numbers of processes are not
+    ours."""
+    return not isinstance(instance.run_storage, SqliteRunStorage)
+
+
+def say_where(instance: dg.DagsterInstance, run_id: str) -> None:
+    """A run that begins here says so, if there may be other hosts."""
+    if is_shared(instance):
+        instance.add_run_tags(run_id, {tags.HOST: _here(run_id)})
+
+
+def _here(run_id: str) -> str:
+    return f"{socket.gethostname()}/{run_id}"
 
 
 @dataclass(frozen=True, slots=True)

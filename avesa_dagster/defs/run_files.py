@@ -3,49 +3,212 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+import sqlalchemy as db
+from dagster._core.instance.utils import RUNLESS_RUN_ID
+from dagster._core.storage.compute_log_manager import ComputeLogManager
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from avesa_dagster.control.compaction import compact
 from avesa_dagster.control.sqlite_database import store_error
+from avesa_dagster.defs.erase_rows import (
+    BY_ASSET,
+    Database,
+    Text,
+    clean_events,
+    naming,
+    remove_by_asset,
+    remove_events,
+)
+from avesa_dagster.defs.processes import sole_daemon
 from avesa_dagster.defs.traces import Traces
-from avesa_dagster.errors import StoreError
+from avesa_dagster.errors import ConfigurationError, StoreError
 
 RUN_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BUSY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """A column that may name tenants in rows that concern several."""
+class SqliteFile:
+    """Implements `erase_rows.Database`; compared by its path."""
 
-    table: str
-    column: str
+    path: Path
 
+    @property
+    def name(self) -> str:
+        return f"{self.path.parent.name}/{self.path.name}"
 
-@contextmanager
-def _opened(path: Path, begin: str, end: str) -> Iterator[sqlite3.Connection]:
-    try:
-        with closing(
-            sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-        ) as connection:
-            connection.execute(begin)
+    @contextmanager
+    def _opened(self, begin: str) -> Iterator[Connection]:
+        try:
+            with _engine(self.path).connect() as connection:
+                connection.exec_driver_sql(begin)
+                yield connection
+                connection.commit()
+        except DBAPIError as error:
+            if not isinstance(error.orig, sqlite3.Error):
+                raise
+            raise store_error(self.path, error.orig) from error.orig
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """See Database.writing. Raises StoreError if the file cannot be written."""
+        with self._opened("BEGIN IMMEDIATE") as connection:
             yield connection
-            connection.execute(end)
-    except sqlite3.Error as error:
-        raise store_error(path, error) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """See Database.reading. Raises StoreError if the file cannot be read."""
+        with self._opened("BEGIN") as connection:
+            yield connection
+
+    def compact(self) -> None:
+        """See Database.compact."""
+        compact(self.path)
 
 
-def writing(path: Path) -> AbstractContextManager[sqlite3.Connection]:
-    """One atomic transaction. Raises StoreError if the file cannot be written."""
-    return _opened(path, "BEGIN IMMEDIATE", "COMMIT")
+class SqliteEvents:
+    """Implements `erase_rows.Events`: an index by asset, and a file for each run.
+
+    Args:
+        folder: Where they lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._index = SqliteFile(folder / "index.db")
+        self._runless = SqliteFile(folder / f"{RUNLESS_RUN_ID}.db")
+
+    @property
+    def databases(self) -> Sequence[Database]:
+        return [self._index, *([self._runless] if self._runless.path.exists() else ())]
+
+    def remove(self, run_ids: Collection[str]) -> None:
+        """See Events.remove."""
+        with self._index.writing() as connection:
+            remove_events(connection, run_ids)
+        with disk(self._folder):
+            for run_id in run_ids:
+                for suffix in (".db", ".db-wal", ".db-shm", ".db-journal"):
+                    (self._folder / f"{run_id}{suffix}").unlink(missing_ok=True)
+
+    def remove_by_asset(self, traces: Traces) -> int:
+        """See Events.remove_by_asset."""
+        with self._index.writing() as connection:
+            removed = {table: remove_by_asset(connection, table, traces) for table in BY_ASSET}
+        if self._runless.path.exists():
+            with self._runless.writing() as connection:
+                remove_by_asset(connection, "event_logs", traces)
+        return removed["asset_keys"]
+
+    def clean(self, run_id: str, traces: Traces, stand_in: str) -> None:
+        """See Events.clean."""
+        shard = self._shard(run_id)
+        for file, limited in ((shard, ""), (self._index, run_id)):
+            if file.path.exists():
+                with file.writing() as connection:
+                    clean_events(connection, traces, stand_in, limited)
+        shard.compact()
+
+    def holding(self, traces: Traces) -> set[str]:
+        """See Events.holding: all runs that have a file."""
+        return {path.stem for path in self._folder.glob("*.db") if RUN_ID.fullmatch(path.stem)}
+
+    def names(self, run_id: str, traces: Traces) -> bool:
+        """See Events.names."""
+        shard = self._shard(run_id)
+        if not shard.path.exists():
+            return False
+        with shard.reading() as connection:
+            if not db.inspect(connection).has_table("event_logs"):
+                return False
+            return any(True for _ in naming(connection, Text("event_logs", "event"), traces))
+
+    def forget(self, run_id: str, traces: Traces, stand_in: str) -> None:
+        """See Events.forget."""
+        self.remove([run_id])
+
+    def left(self, known: Collection[str]) -> Sequence[Database]:
+        """See Events.left."""
+        return [
+            SqliteFile(path)
+            for path in sorted(self._folder.glob("*.db"))
+            if path.stem not in {*known, self._index.path.stem}
+        ]
+
+    def _shard(self, run_id: str) -> SqliteFile:
+        return SqliteFile(self._folder / f"{run_id}.db")
 
 
-def reading(path: Path) -> AbstractContextManager[sqlite3.Connection]:
-    """One consistent view. Raises StoreError if the file cannot be read."""
-    return _opened(path, "BEGIN", "ROLLBACK")
+class LocalLogs:
+    """Implements `erase_rows.Logs` over the files of this machine.
+
+    Args:
+        manager: What keeps the output of runs here.
+        home: Where `avesa dev` writes its own.
+        storage: Where Dagster keeps what runs and ticks wrote, and other artifacts of runs.
+    """
+
+    def __init__(self, manager: ComputeLogManager, home: Path, storage: Path) -> None:
+        self._manager = manager
+        self._home = home
+        self._storage = storage
+
+    def remove(self, run_id: str) -> None:
+        """See Logs.remove."""
+        self._manager.delete_logs(prefix=[run_id])
+        with disk(self._storage):
+            if (self._storage / run_id).exists():
+                shutil.rmtree(self._storage / run_id)
+
+    def holding(self) -> set[str]:
+        """See Logs.holding."""
+        names = (folder.name for folder in self._storage.glob("*"))
+        return {name for name in names if RUN_ID.fullmatch(name)}
+
+    def names(self, run_id: str, traces: Traces) -> bool:
+        """See Logs.names."""
+        return any(mentions(path, traces) for path in (self._storage / run_id).rglob("*"))
+
+    def clean(self, traces: Traces, run_ids: Collection[str]) -> int:
+        """See Logs.clean. None, while a daemon writes to them."""
+        try:
+            with sole_daemon(self._home), disk(self._home):
+                return sum(drop_lines(path, traces, run_ids) for path in self._files())
+        except ConfigurationError:
+            return 0  # a daemon appends to them; what stays is said by `named`
+
+    def named(self, traces: Traces) -> list[str]:
+        """See Logs.named."""
+        return [
+            f"lines of {self._shown(log)}: stop `avesa dev`, which writes it, and run the "
+            "erasure again"
+            for log in self._files()
+            if mentions(log, traces)
+        ]
+
+    def _files(self) -> list[Path]:
+        """Logs of processes, and of ticks."""
+        ticks = [
+            path
+            for folder in self._storage.glob("*")
+            if not RUN_ID.fullmatch(folder.name)
+            for path in folder.rglob("*")
+            if path.is_file()
+        ]
+        return sorted([*self._home.glob("*.log"), *ticks])
+
+    def _shown(self, path: Path) -> Path:
+        return path.relative_to(self._home) if path.is_relative_to(self._home) else path
 
 
 @contextmanager
@@ -60,95 +223,38 @@ def disk(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def remove_by_asset(connection: sqlite3.Connection, table: str, traces: Traces) -> int:
-    """Removes the rows of the tenant's assets; returns how many."""
-    prefix = traces.asset_prefix
-    return connection.execute(
-        f"DELETE FROM {table} WHERE substr(asset_key, 1, ?) = ?", (len(prefix), prefix)
-    ).rowcount
-
-
-def count_by_asset(path: Path, table: str, traces: Traces) -> int:
-    """How many rows of the tenant's assets there are; none where there is no file."""
-    if not path.exists():
-        return 0
-    prefix = traces.asset_prefix
-    with reading(path) as connection:
-        (count,) = connection.execute(
-            f"SELECT count(*) FROM {table} WHERE substr(asset_key, 1, ?) = ?", (len(prefix), prefix)
-        ).fetchone()
-    return int(count)
-
-
-def naming(path: Path, text: Text, traces: Traces) -> Iterator[tuple[int, str]]:
-    """Number and text of the rows that name the tenant."""
-    with reading(path) as connection:
-        for number, value in connection.execute(f"SELECT id, {text.column} FROM {text.table}"):
-            if value is not None and traces.found(value):
-                yield number, value
-
-
-def replace_names(path: Path, texts: Sequence[Text], traces: Traces, stand_in: str) -> int:
-    """Replaces the tenant's name; a row that somebody changed meanwhile is left to the next look.
-
-    Returns how many rows were changed.
-    """
-    changed = 0
-    for text in texts:
-        found = list(naming(path, text, traces))
-        with writing(path) as connection:
-            for number, value in found:
-                changed += connection.execute(
-                    f"UPDATE {text.table} SET {text.column} = ? WHERE id = ? AND {text.column} = ?",
-                    (traces.replaced(value, stand_in), number, value),
-                ).rowcount
-    return changed
-
-
-def clean_events(path: Path, run_id: str, traces: Traces, stand_in: str) -> None:
-    """Removes the events of the tenant's steps and assets; in others its name is replaced.
-
-    Args:
-        run_id: Of this run only; empty: all events of the file.
-    """
-    with writing(path) as connection:
-        for number, event, step, asset in connection.execute(
-            "SELECT id, event, step_key, asset_key FROM event_logs WHERE ? IN ('', run_id)",
-            (run_id,),
-        ).fetchall():
-            own = traces.found(step or "") or (asset or "").startswith(traces.asset_prefix)
-            if own:
-                connection.execute("DELETE FROM event_logs WHERE id = ?", (number,))
-            elif traces.found(event):
-                connection.execute(
-                    "UPDATE event_logs SET event = ? WHERE id = ?",
-                    (traces.replaced(event, stand_in), number),
-                )
-
-
-def events_name(path: Path, traces: Traces) -> bool:
-    """Whether an event in a file of events names the tenant."""
-    with reading(path) as connection:
-        known = connection.execute(
-            "SELECT 1 FROM sqlite_schema WHERE name = 'event_logs'"
-        ).fetchone()
-        rows = connection.execute("SELECT event FROM event_logs") if known else ()
-        return any(traces.found(event) for (event,) in rows)
-
-
 def mentions(path: Path, traces: Traces) -> bool:
     """Whether a file of text names the tenant."""
     return path.is_file() and traces.found(path.read_text("utf-8", "replace"))
 
 
+def kept_lines(text: str, traces: Traces, run_ids: Collection[str]) -> str:
+    """The text without the lines that name the tenant or a run of it."""
+    gone = set(run_ids)
+    return "".join(
+        line
+        for line in text.splitlines(keepends=True)
+        if not traces.found(line) and not gone & {*RUN_ID.findall(line)}
+    )
+
+
 def drop_lines(path: Path, traces: Traces, run_ids: Collection[str]) -> bool:
     """Removes the lines that name the tenant or a run of it; True if there were any."""
-    lines = path.read_text("utf-8", "replace").splitlines(keepends=True)
-    gone = set(run_ids)
-    kept = [line for line in lines if not traces.found(line) and not gone & {*RUN_ID.findall(line)}]
-    if len(kept) == len(lines):
+    text = path.read_text("utf-8", "replace")
+    kept = kept_lines(text, traces, run_ids)
+    if kept == text:
         return False
     staged = path.with_name(f".{path.name}.new")
-    staged.write_text("".join(kept), "utf-8")
+    staged.write_text(kept, "utf-8")
     staged.replace(path)
     return True
+
+
+@lru_cache(maxsize=16)
+def _engine(path: Path) -> Engine:
+    """Opens the file anew each time, and leaves its transactions to whoever asks."""
+    return db.create_engine(
+        "sqlite://",
+        creator=lambda: sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None),
+        poolclass=NullPool,
+    )

@@ -21,6 +21,8 @@ ASKED = "avesa/asked"
 """What the job of a run was asked for, so that the job's row can be made anew."""
 PROGRESS = "avesa/progress"
 """How far the run is, in words; written anew every few seconds."""
+HOST = "avesa/host"
+"""Where a run's process is, if there are several hosts: `{host}/{run id}`, as retries copy tags."""
 BACKFILL = dagster_tags.BACKFILL_ID_TAG
 MAX_RETRIES = dagster_tags.MAX_RETRIES_TAG
 LANE = "avesa/lane"

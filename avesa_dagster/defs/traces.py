@@ -41,6 +41,8 @@ class Traces:
         self.configured = f'"tenant": "{tenant}"'
         """How the serialized configuration of a run names it."""
         self._op = tenant.replace("-", "_")
+        self.words = (tenant, self._op) if self._op != tenant else (tenant,)
+        """Of which one stands in each text that names it."""
         name, op = re.escape(tenant), re.escape(self._op)
         known = "|".join(sorted({*_LAYERS, *services}))
         self._named = re.compile(
@@ -65,7 +67,7 @@ class Traces:
 
     def found(self, text: str) -> bool:
         """Whether the text names the tenant."""
-        if self.tenant not in text and self._op not in text:
+        if not any(word in text for word in self.words):
             return False
         return self._named.search(text) is not None or any(
             self._is_own(hit) for hit in self._operated.finditer(text)
