@@ -10,10 +10,11 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -91,11 +92,24 @@ def client(
     try:
         # boto3 itself looks for AWS_DEFAULT_REGION only.
         region = region or os.environ.get("AWS_REGION") or None
-        return boto3.session.Session(region_name=region).client(name, config=config)
+        return _session(region).client(name, config=config)
     except NoRegionError:
         raise ConfigurationError(
             "no AWS region is set", hint="set AWS_REGION, for example us-east-2"
         ) from None
+
+
+def _session(region: str | None) -> boto3.session.Session:
+    """A session of its own, with credentials of the present; what AWS's interfaces look like,
+    which is megabytes, is read once a process."""
+    session = botocore.session.Session()
+    session.register_component("data_loader", _loader())
+    return boto3.session.Session(botocore_session=session, region_name=region)
+
+
+@cache
+def _loader() -> Any:
+    return botocore.session.Session().get_component("data_loader")
 
 
 @contextmanager

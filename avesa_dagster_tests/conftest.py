@@ -12,7 +12,7 @@ import pytest
 from dagster._core.storage.defs_state import base
 
 from avesa_dagster.aws import client
-from avesa_dagster.conformance.ground import PROFILE
+from avesa_dagster.conformance.ground import PROFILE, make_bucket
 from avesa_dagster_tests.lossy import Faults, Lossy
 from avesa_dagster_tests.moto import Moto
 
@@ -104,8 +104,6 @@ def bucket(aws: Moto) -> str:
 
 def new_bucket() -> str:
     """Makes a bucket that keeps versions; returns its name."""
-    name, s3 = f"lake-{uuid.uuid4().hex[:16]}", client("s3")
-    place = {"LocationConstraint": s3.meta.region_name}
-    s3.create_bucket(Bucket=name, CreateBucketConfiguration=place)
-    s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    name = f"lake-{uuid.uuid4().hex[:16]}"
+    make_bucket(name)
     return name

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from avesa_dagster import logs
 from avesa_dagster.defs import tags
+from avesa_dagster.defs.aws_home import PYTHON_LOGS
 from avesa_dagster.defs.keys import canonical_key, history_key, op_name, raw_key
 from avesa_dagster.errors import AvesaError, ConfigurationError, DataError, RetriableError, Where
 from avesa_dagster.extract.request import Mode
@@ -32,18 +33,6 @@ from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster_tests.extract.support import Bench, open_bench
 
 WHERE = Where("acme", "connectwise", "tickets", "[2026-02-01, 2026-03-01)")
-PYTHON_LOGS = """
-python_logs:
-  dagster_handler_config:
-    handlers:
-      json:
-        class: logging.StreamHandler
-        formatter: json
-    formatters:
-      json:
-        class: avesa_dagster.logs.JsonFormatter
-"""
-"""What the aws profile's dagster.yaml says."""
 
 
 @contextmanager

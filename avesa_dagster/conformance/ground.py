@@ -13,6 +13,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from avesa_dagster import aws
+from avesa_dagster.control.dynamo_tables import TABLES, Table, create_arguments
 from avesa_dagster.installation import Installation
 from avesa_dagster.settings import Aws, Settings
 
@@ -37,8 +39,6 @@ def stored(installation: Installation) -> Iterator[bytes]:
             yield path.read_bytes()
     if settings.aws is None:
         return
-    from avesa_dagster import aws
-
     where, tables, objects = settings.aws, aws.client("dynamodb"), aws.client("s3")
     for page in objects.get_paginator("list_objects_v2").paginate(Bucket=where.bucket):
         for item in page.get("Contents", ()):
@@ -52,16 +52,22 @@ def stored(installation: Installation) -> Iterator[bytes]:
 @cache
 def make(where: Aws) -> None:
     """Makes its bucket and tables, unless they are there."""
-    from avesa_dagster import aws
-    from avesa_dagster.control.dynamo_tables import TABLES, create_arguments
+    make_tables(where)
+    make_bucket(where.bucket)
 
-    tables, objects = aws.client("dynamodb"), aws.client("s3")
-    for table in TABLES:
-        with suppress(tables.exceptions.ResourceInUseException):
-            tables.create_table(**create_arguments(table, where.table(table.name)))
-    place = {"LocationConstraint": objects.meta.region_name}
-    with suppress(objects.exceptions.BucketAlreadyOwnedByYou):
-        objects.create_bucket(Bucket=where.bucket, CreateBucketConfiguration=place)
-    objects.put_bucket_versioning(
-        Bucket=where.bucket, VersioningConfiguration={"Status": "Enabled"}
-    )
+
+def make_tables(where: Aws, *tables: Table) -> None:
+    """Makes those of the tables that are not there; all that there are, if none is named."""
+    client = aws.client("dynamodb")
+    for table in tables or TABLES:
+        with suppress(client.exceptions.ResourceInUseException):  # another process made it
+            client.create_table(**create_arguments(table, where.table(table.name)))
+
+
+def make_bucket(name: str) -> None:
+    """Makes a bucket that keeps versions, unless it is there."""
+    client = aws.client("s3")
+    place = {"LocationConstraint": client.meta.region_name}
+    with suppress(client.exceptions.BucketAlreadyOwnedByYou):
+        client.create_bucket(Bucket=name, CreateBucketConfiguration=place)
+    client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})

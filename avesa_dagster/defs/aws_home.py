@@ -31,6 +31,18 @@ OUTPUT = "_dagster"
 RUN_CONTAINER = "run"
 CODE_PORT = 4000
 
+PYTHON_LOGS = """\
+python_logs:
+  dagster_handler_config:
+    handlers:
+      json:
+        class: logging.StreamHandler
+        formatter: json
+    formatters:
+      json:
+        class: avesa_dagster.logs.JsonFormatter
+"""
+
 _STORAGE = f"""\
 storage:
   postgres:
@@ -87,16 +99,7 @@ concurrency:
       - key: {tags.MODE}
         value: {Mode.BACKFILL.value}
         limit: {{max_jobs}}
-python_logs:
-  dagster_handler_config:
-    handlers:
-      json:
-        class: logging.StreamHandler
-        formatter: json
-    formatters:
-      json:
-        class: avesa_dagster.logs.JsonFormatter
-run_retries:
+{PYTHON_LOGS}run_retries:
   enabled: true
   max_retries: 2
   retry_on_asset_or_op_failure: false

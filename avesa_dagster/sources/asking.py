@@ -5,11 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from avesa_dagster.catalog.models import Service
 from avesa_dagster.errors import AvesaError, DataError, Where
-from avesa_dagster.sources.base import Span
+from avesa_dagster.sources.base import Clock, Span
+from avesa_dagster.sources.http import Http
 from avesa_dagster.sources.records import InvalidPage
 
 _KEPT = "nothing of that page was taken; what was stored before stays"
+
+
+class HttpSource:
+    """What every source over one connection begins with."""
+
+    def __init__(self, service: Service, http: Http, where: Where, clock: Clock) -> None:
+        self._service = service
+        self._http = http
+        self._where = where
+        self._clock = clock
+
+    @property
+    def requests(self) -> int:
+        return self._http.requests
+
+    @property
+    def retries(self) -> int:
+        return self._http.retries
+
+    def close(self) -> None:
+        self._http.close()
 
 
 def place_of(where: Where, table: str | None, span: Span) -> dict[str, str | None]:

@@ -171,6 +171,16 @@ class Dialect:
         """What the service says is wrong, out of an error's body."""
         return _message(body)
 
+    def hidden(self, text: str) -> str:
+        """The text, without any credential that the service may echo."""
+        for secret in sorted(filter(None, self.secrets()), key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
+
+    def quoted(self, body: bytes) -> str:
+        """A short piece of what the service said, without any credential."""
+        return " ".join(self.hidden(self.message(body))[:2000].split())[:200] or "(nothing)"
+
 
 class Http:
     """A connection of one thread to one host.
@@ -436,12 +446,8 @@ class Http:
         raise FatalError(f"{_host(url)} answered {status}: {said}", where=self._where)
 
     def quote(self, body: bytes) -> str:
-        """A short piece of what the service said, without any credential that it may echo."""
-        text = self._dialect.message(body)
-        for secret in sorted(filter(None, self._dialect.secrets()), key=len, reverse=True):
-            text = text.replace(secret, "***")
-        text = " ".join(text[:2000].split())
-        return text[:200] if text else "(nothing)"
+        """See Dialect.quoted."""
+        return self._dialect.quoted(body)
 
 
 def _message(body: bytes) -> str:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from avesa_dagster import aws, settings
+from avesa_dagster import settings
+from avesa_dagster.conformance.ground import make_tables
 from avesa_dagster.control.base import Secrets
 from avesa_dagster.control.dynamo import DynamoControl
 from avesa_dagster.control.dynamo_database import DynamoDatabase
 from avesa_dagster.control.dynamo_locks import DynamoLocks
-from avesa_dagster.control.dynamo_tables import TABLES, create_arguments
 from avesa_dagster.control.secrets import FileSecrets
 from avesa_dagster.control.secrets_manager import SecretsManagerSecrets
 from avesa_dagster.control.sqlite import SqliteControl
@@ -33,7 +32,7 @@ def open_sqlite(folder: Path) -> Control:
 def open_dynamodb(folder: Path) -> Control:
     """The tables lie where the environment's AWS_ENDPOINT_URL says: moto (fixture `aws`)."""
     where = environment_of(folder)
-    _tables(where)
+    _made(where)
     return DynamoControl(where)
 
 
@@ -43,20 +42,14 @@ def environment_of(folder: Path) -> settings.Aws:
     return settings.Aws(f"t{name}", "no-bucket")
 
 
-@cache
-def _tables(where: settings.Aws) -> None:
-    client = aws.client("dynamodb")
-    for table in TABLES:
-        with suppress(client.exceptions.ResourceInUseException):  # another process made it
-            client.create_table(**create_arguments(table, where.table(table.name)))
-
+_made = cache(make_tables)
 
 OPENERS: dict[str, Opener] = {"sqlite": open_sqlite, "dynamodb": open_dynamodb}
 
 
 def open_secrets_manager(folder: Path) -> SecretsManagerSecrets:
     where = environment_of(folder)
-    _tables(where)
+    _made(where)
     return SecretsManagerSecrets(where, DynamoLocks(DynamoDatabase(where)))
 
 

@@ -7,14 +7,13 @@ import itertools
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from avesa_dagster import aws, settings
+from avesa_dagster.conformance.ground import make_tables
 from avesa_dagster.control.dynamo_database import DynamoDatabase, Key, Row
-from avesa_dagster.control.dynamo_tables import BUDGETS, Table, create_arguments
+from avesa_dagster.control.dynamo_tables import BUDGETS, Table
 from avesa_dagster.sources.budget import Budget, SqliteBudget
 from avesa_dagster.sources.dynamo_budget import DynamoBudget
 from avesa_dagster.sources.store_clock import Clock
@@ -169,12 +168,5 @@ def open_budget(kind: str, folder: Path, **options: Any) -> Budget:
     if kind == "sqlite":
         return SqliteBudget(folder / "budget.db", **options)
     where = environment_of(folder)
-    make_table(where, BUDGETS)
+    make_tables(where, BUDGETS)
     return DynamoBudget(DynamoDatabase(where), **options)
-
-
-def make_table(where: settings.Aws, table: Table) -> None:
-    """Makes a table that is not there yet."""
-    client = aws.client("dynamodb")
-    with suppress(client.exceptions.ResourceInUseException):  # another process made it
-        client.create_table(**create_arguments(table, where.table(table.name)))

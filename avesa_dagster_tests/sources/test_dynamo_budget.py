@@ -271,6 +271,7 @@ def test_visits_whose_answers_are_lost_count_once(lossy: Lossy, tmp_path: Path) 
 
 
 def test_what_ended_is_told_within_a_moment_and_at_the_end(aws: Moto, tmp_path: Path) -> None:
+    before = threading.active_count()  # other tests of this worker may have left some
     budget, other = open_budget("dynamodb", tmp_path, linger=0.2), open_budget("dynamodb", tmp_path)
     assert isinstance(budget, DynamoBudget) and isinstance(other, DynamoBudget)
     for count in (1, 2):
@@ -280,7 +281,7 @@ def test_what_ended_is_told_within_a_moment_and_at_the_end(aws: Moto, tmp_path: 
         while _under_way(other) and time.monotonic() < until:
             time.sleep(0.05)
         assert (_under_way(other), other.use(KEY, 100).used) == (0, count)
-    assert threading.active_count() < 20
+    assert threading.active_count() <= before + 2  # one for each of the two, however many requests
     with other.request(KEY, 100):
         pass
     assert _under_way(budget) == 1

@@ -19,7 +19,7 @@ from avesa_dagster.errors import (
     PermissionRefused,
     Where,
 )
-from avesa_dagster.sources.asking import asking
+from avesa_dagster.sources.asking import HttpSource, asking
 from avesa_dagster.sources.base import (
     SECOND_FORMAT,
     Clock,
@@ -100,7 +100,7 @@ class Codebase:
         return f"{parts.scheme}://{api_host}/{info.strip('/')}/{_API}"
 
 
-class ConnectWise:
+class ConnectWise(HttpSource):
     """A `Source` over one connection. Ids are integers and ascend."""
 
     def __init__(
@@ -112,20 +112,9 @@ class ConnectWise:
         *,
         clock: Clock,
     ) -> None:
-        self._service = service
-        self._http = http
+        super().__init__(service, http, where, clock)
         self._codebase = codebase
-        self._where = where
-        self._clock = clock
         self._decoders = {name: RecordDecoder(table) for name, table in service.tables.items()}
-
-    @property
-    def requests(self) -> int:
-        return self._http.requests
-
-    @property
-    def retries(self) -> int:
-        return self._http.retries
 
     def now(self) -> datetime:
         if self._http.server_time is None:
@@ -185,9 +174,6 @@ class ConnectWise:
 
     def deletions(self, table: str, window: Window) -> list[Deletion] | None:
         return None
-
-    def close(self) -> None:
-        self._http.close()
 
     def _ask(
         self,

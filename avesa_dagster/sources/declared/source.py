@@ -7,14 +7,14 @@ it does for any service. Every other listing is read and proven window by window
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from typing import TypeVar
 
 from avesa_dagster.catalog.http import HttpService, Keyset, Listing
 from avesa_dagster.catalog.models import Service
 from avesa_dagster.errors import AvesaError, PermissionRefused, Where
-from avesa_dagster.sources.asking import asking, place_of
+from avesa_dagster.sources.asking import HttpSource, asking, place_of
 from avesa_dagster.sources.base import Clock, Deletion, Page, Record, Rejected, Span, Window
 from avesa_dagster.sources.declared.collected import Collected
 from avesa_dagster.sources.declared.plan import Plan
@@ -24,7 +24,7 @@ from avesa_dagster.sources.records import ascending
 T = TypeVar("T")
 
 
-class DeclaredSource:
+class DeclaredSource(HttpSource):
     """A `Source` over one connection.
 
     Args:
@@ -36,10 +36,7 @@ class DeclaredSource:
     ) -> None:
         spoken = service.http
         assert spoken is not None
-        self._service = service
-        self._http = http
-        self._where = where
-        self._clock = clock
+        super().__init__(service, http, where, clock)
         self._plans = plans(service, spoken, root)
         self._lists = deletion_plans(service, spoken, root)
         self._collected = Collected(self._ask, clock)
@@ -47,26 +44,13 @@ class DeclaredSource:
         self.ids_ascend = all(_ascends(listing) for listing in listings)
         self.lists_deletions = spoken.deletions is not None
 
-    @property
-    def requests(self) -> int:
-        return self._http.requests
-
-    @property
-    def retries(self) -> int:
-        return self._http.retries
-
     def now(self) -> datetime:
         if self._http.server_time is None:
             tables = self._service.tables
             first = next((name for name in tables if tables[name].enabled), next(iter(tables)))
-            try:
-                self.newest_id(first)
-            except (PermissionRefused, NotFound):
-                pass  # they tell the time too
-            except AvesaError as error:
-                # It is about no table yet, or another one: whoever asks knows.
-                error.where = replace(error.where, table=None)
-                raise
+            plan = self._plans[first]
+            with suppress(PermissionRefused, NotFound), self._asking(plan, None, Span()):
+                self._http.ask(plan.newest_call(), plan.newest_in)  # a refusal tells the time too
         return self._http.present()
 
     def count(self, table: str, span: Span) -> int:
@@ -125,7 +109,7 @@ class DeclaredSource:
 
     def close(self) -> None:
         self._collected.close()
-        self._http.close()
+        super().close()
 
     def _one(self, plan: Plan, span: Span, *, by_list: bool = True) -> Page:
         """The record with one id, if it is there and in the span.
@@ -160,9 +144,12 @@ class DeclaredSource:
         return Page(kept, rejected, last, self._clock())
 
     def _ask(self, plan: Plan, span: Span, call: Call, parse: Callable[[Answer], T]) -> T:
-        hint = f"If it is so from the beginning, see {plan.place}"
-        with asking(self._where, plan.name, span, plan.known.endpoint, hint=hint):
+        with self._asking(plan, plan.name, span):
             return self._http.ask(call, parse)
+
+    def _asking(self, plan: Plan, table: str | None, span: Span) -> AbstractContextManager[None]:
+        hint = f"If it is so from the beginning, see {plan.place}"
+        return asking(self._where, table, span, plan.known.endpoint, hint=hint)
 
 
 def plans(service: Service, spoken: HttpService, root: str) -> Mapping[str, Plan]:

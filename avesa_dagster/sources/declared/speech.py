@@ -100,7 +100,7 @@ class Speech(Dialect):
             )
         if answer.status == 200 and (said := self._error(answer.body)):
             return RetriableError(
-                f"{host} answered with an error inside of a 200: {self._hidden(said)[:200]}"
+                f"{host} answered with an error inside of a 200: {self.hidden(said)[:200]}"
             )
         return None
 
@@ -121,11 +121,6 @@ class Speech(Dialect):
         except InvalidPage:
             return ""
         return body.text(raw) if raw is not None and body.says_yes(raw) else ""
-
-    def _hidden(self, text: str) -> str:
-        for secret in sorted(filter(None, self.secrets()), key=len, reverse=True):
-            text = text.replace(secret, "***")
-        return text
 
     def _text(self, template: str) -> str:
         text = _filled(template, self._credentials.texts)

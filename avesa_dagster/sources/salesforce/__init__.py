@@ -8,6 +8,7 @@ from avesa_dagster.catalog.models import Service
 from avesa_dagster.errors import Where
 from avesa_dagster.sources.base import Cancelled, Clock, Source
 from avesa_dagster.sources.http import Allowance, Http, Retrying
+from avesa_dagster.sources.rotation import Rotating
 from avesa_dagster.sources.salesforce.credentials import Credentials
 from avesa_dagster.sources.salesforce.objects import Objects
 from avesa_dagster.sources.salesforce.source import Salesforce
@@ -35,8 +36,12 @@ def connect(
     vault: Vault,
 ) -> Callable[[], Source]:
     """Returns what opens a source for a thread; all share the token and what objects are like."""
-    credentials = Credentials.parse(values, where)
-    speech = Speech(credentials, vault, where, clock=clock, daily_share=service.daily_share)
+
+    def speak(given: Mapping[str, object]) -> Speech:
+        credentials = Credentials.parse(given, where)
+        return Speech(credentials, vault, where, clock=clock, daily_share=service.daily_share)
+
+    speech = Rotating(values, vault, speak, fixed=("instance_url",))
     objects = Objects()
 
     def open_source() -> Source:

@@ -23,7 +23,7 @@ from avesa_dagster.errors import (
     TooMuch,
     Where,
 )
-from avesa_dagster.sources.asking import asking, place_of
+from avesa_dagster.sources.asking import HttpSource, asking, place_of
 from avesa_dagster.sources.base import (
     Cancelled,
     Clock,
@@ -86,7 +86,7 @@ _batch = msgspec.json.Decoder(_Batch)
 _gone = msgspec.json.Decoder(_GoneList)
 
 
-class Salesforce:
+class Salesforce(HttpSource):
     """A `BulkSource` over one connection. Ids are texts, in no order of creation.
 
     Args:
@@ -106,22 +106,11 @@ class Salesforce:
         clock: Clock,
         cancelled: Cancelled,
     ) -> None:
-        self._service = service
-        self._http = http
+        super().__init__(service, http, where, clock)
         self._objects = objects
-        self._where = where
-        self._clock = clock
         self._jobs = Jobs(http, cancelled)
         self._decoders = {name: RecordDecoder(table) for name, table in service.tables.items()}
         self._limit = min(_MOST, service.page_size)
-
-    @property
-    def requests(self) -> int:
-        return self._http.requests
-
-    @property
-    def retries(self) -> int:
-        return self._http.retries
 
     @property
     def bulk_records(self) -> int | None:
@@ -221,9 +210,6 @@ class Salesforce:
 
     def abandon(self, at: str) -> None:
         self._jobs.remove(Place.parse(at))
-
-    def close(self) -> None:
-        self._http.close()
 
     def _page(self, table: str, one: Described, span: Span, ids_only: bool) -> Page:
         known = self._service.tables[table]

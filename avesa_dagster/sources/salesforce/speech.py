@@ -10,18 +10,17 @@ from urllib.parse import parse_qs, urlsplit
 
 from avesa_dagster.errors import (
     AvesaError,
-    ConfigurationError,
     CredentialsRefused,
     FatalError,
     PermissionRefused,
     RetriableError,
-    StoreError,
     TooMuch,
     Where,
 )
 from avesa_dagster.sources.base import Clock
 from avesa_dagster.sources.http import Answer, Call, Dialect, Http
 from avesa_dagster.sources.oauth import Token, Tokens, header
+from avesa_dagster.sources.refreshing import RefreshTokens
 from avesa_dagster.sources.salesforce import login
 from avesa_dagster.sources.salesforce.allowance import DailyAllowance
 from avesa_dagster.sources.salesforce.credentials import Credentials, Grant, shown
@@ -84,13 +83,12 @@ class Speech(Dialect):
     ) -> None:
         super().__init__({"Accept": "application/json"}, ())
         self._credentials = credentials
-        self._vault = vault
         self._where = where
         self._clock = clock
         self._allowance = DailyAllowance(daily_share, where)
         self._instance = credentials.instance_url
         self._sent: tuple[str, ...] = ()
-        self._next: dict[str, str] = {}
+        self._refresh = RefreshTokens(vault, where, before="is dead")
         self._tokens = Tokens(self._ask)
 
     def headers(self, http: Http) -> Mapping[str, str]:
@@ -101,7 +99,7 @@ class Speech(Dialect):
         return f"{self._instance}{url}" if url.startswith("/") else url
 
     def secrets(self) -> tuple[str, ...]:
-        replaced = (*self._next, *self._next.values())
+        replaced = self._refresh.known
         return (*self._credentials.secrets(), *replaced, *self._sent, *self._tokens.known)
 
     def renewed(self, http: Http, sent: Mapping[str, str]) -> bool:
@@ -189,24 +187,14 @@ class Speech(Dialect):
         )
 
     def _clean(self, text: str) -> str:
-        for secret in sorted(filter(None, self.secrets()), key=len, reverse=True):
-            text = text.replace(secret, "***")
-        return " ".join(text[:2000].split())[:300]
+        return " ".join(self.hidden(text)[:2000].split())[:300]
 
     def _ask(self, http: Http) -> Token:
-        """A token with the credentials that we know, or those that lie in the vault by now."""
-        if self._credentials.way() is Grant.REFRESH_TOKEN:
-            with self._vault.exclusive():
-                self._credentials = self._stored()
-                return self._exchange(http)
-        try:
+        if self._credentials.way() is not Grant.REFRESH_TOKEN:
             return self._exchange(http)
-        except CredentialsRefused:
-            stored = self._stored()
-            if stored == self._credentials:
-                raise
-            self._credentials = stored
-        return self._exchange(http)
+        with self._refresh.exclusive():
+            self._credentials = Credentials.parse(self._refresh.stored(), self._where)
+            return self._exchange(http)
 
     def _exchange(self, http: Http) -> Token:
         now = self._clock()
@@ -217,41 +205,8 @@ class Speech(Dialect):
         said = http.ask(call, lambda answer: login.session(credentials, answer))
         self._instance = said.instance
         if said.refresh_token and credentials.way() is Grant.REFRESH_TOKEN:
-            self._keep(shown(credentials.refresh_token), said.refresh_token)
+            self._refresh.keep(shown(credentials.refresh_token), said.refresh_token)
         return Token(said.access)
-
-    def _stored(self) -> Credentials:
-        """What lies in the vault; a token that was replaced there in vain is the next one."""
-        values = dict(self._vault.get())
-        held = values.get("refresh_token")
-        while isinstance(held, str) and held in self._next:
-            held = values["refresh_token"] = self._next[held]
-        return Credentials.parse(values, self._where)
-
-    def _keep(self, dead: str, fresh: str) -> None:
-        """Stores the next refresh token at once: the one before is dead.
-
-        Raises:
-            StoreError: It could not be stored; as long as this connection lasts, it knows it.
-        """
-        if fresh == dead:
-            return
-        self._next[dead] = fresh
-        self._credentials = self._stored()
-        try:
-            self._vault.put({**self._vault.get(), "refresh_token": fresh})
-        except (StoreError, ConfigurationError) as error:
-            raise StoreError(
-                f"the next refresh token cannot be stored: {error.what}",
-                where=self._where,
-                hint="the one before is dead; if it cannot be stored soon, connect again",
-            ) from None
-        if self._vault.get().get("refresh_token") != fresh:
-            _log.warning(
-                "the refresh token was replaced, and the credentials come from a place that does "
-                "not change; put them into the installation's secrets [%s]",
-                self._where,
-            )
 
 
 def _advice(way: Grant, said: str, is_sandbox: bool) -> str:

@@ -26,7 +26,7 @@ from avesa_dagster.errors import (
     TooMuch,
     Where,
 )
-from avesa_dagster.sources.asking import asking, place_of
+from avesa_dagster.sources.asking import HttpSource, asking, place_of
 from avesa_dagster.sources.base import (
     Clock,
     Deletion,
@@ -120,7 +120,7 @@ class _Listed:
     next: int
 
 
-class ServiceNow:
+class ServiceNow(HttpSource):
     """A `Source` over one connection. Ids are texts, in no order of creation."""
 
     lists_deletions = True
@@ -136,24 +136,13 @@ class ServiceNow:
         *,
         clock: Clock,
     ) -> None:
-        self._service = service
-        self._http = http
+        super().__init__(service, http, where, clock)
         self._root = root
-        self._where = where
-        self._clock = clock
         own = {table.endpoint: table for table in (_AUDIT, _OBJECTS)}
         self._tables = {**service.tables, **own}
         self._decoders = {name: RecordDecoder(table) for name, table in self._tables.items()}
         self._limits: dict[str, int] = {}
         self._classes = classes
-
-    @property
-    def requests(self) -> int:
-        return self._http.requests
-
-    @property
-    def retries(self) -> int:
-        return self._http.retries
 
     def now(self) -> datetime:
         if self._http.server_time is None:
@@ -218,9 +207,6 @@ class ServiceNow:
                 span = replace(span, after=page.last_id)
         except (PermissionRefused, NotFound):
             return None
-
-    def close(self) -> None:
-        self._http.close()
 
     def _page(self, table: str, span: Span, limit: int, ids_only: bool) -> Page:
         offset = 0

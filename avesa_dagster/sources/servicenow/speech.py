@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from avesa_dagster.errors import (
     AvesaError,
-    ConfigurationError,
     CredentialsRefused,
     FatalError,
     RetriableError,
-    StoreError,
     TooMuch,
     Where,
 )
 from avesa_dagster.sources.http import Answer, Call, Dialect, Http
 from avesa_dagster.sources.oauth import Token, Tokens, form, header
 from avesa_dagster.sources.records import InvalidPage, parsed
+from avesa_dagster.sources.refreshing import RefreshTokens
 from avesa_dagster.sources.servicenow.credentials import Credentials, Grant, shown
 from avesa_dagster.sources.vault import Vault
 
-_log = logging.getLogger(__name__)
 _TOKENS = "/oauth_token.do"
 _CANCELLED = "transaction cancelled"
 _NO_TABLE = "invalid table"
@@ -54,9 +51,8 @@ class Speech(Dialect):
     def __init__(self, credentials: Credentials, vault: Vault, where: Where) -> None:
         super().__init__({"Accept": "application/json"}, ())
         self._credentials = credentials
-        self._vault = vault
         self._where = where
-        self._next: dict[str, str] = {}
+        self._refresh = RefreshTokens(vault, where, before="may be dead")
         self._tokens = None if credentials.way() is Grant.BASIC else Tokens(self._ask)
 
     def headers(self, http: Http) -> Mapping[str, str]:
@@ -66,9 +62,8 @@ class Speech(Dialect):
         return {**said, "Authorization": f"Bearer {self._tokens.get(http)}"}
 
     def secrets(self) -> tuple[str, ...]:
-        replaced = (*self._next, *self._next.values())
         tokens = self._tokens.known if self._tokens else ()
-        return (*self._credentials.secrets(), *replaced, *tokens)
+        return (*self._credentials.secrets(), *self._refresh.known, *tokens)
 
     def renewed(self, http: Http, sent: Mapping[str, str]) -> bool:
         refused = sent["Authorization"].removeprefix("Bearer ")
@@ -84,10 +79,10 @@ class Speech(Dialect):
         if call.url.endswith(_TOKENS) and answer.status in (400, 401, 403):
             return self._token_refused(host, answer)
         if answer.status == 401:
-            return self._refused(f"{host} refused the credentials: {self._quoted(answer.body)}")
+            return self._refused(f"{host} refused the credentials: {self.quoted(answer.body)}")
         if _error(answer.body) is None:
             return None
-        text = self._quoted(answer.body)
+        text = self.quoted(answer.body)
         if _CANCELLED in text.lower():
             return TooMuch(f"{host} cancelled the request: {text}")
         if answer.status == 400 and _NO_TABLE in text.lower():
@@ -107,17 +102,10 @@ class Speech(Dialect):
             return said
         return ": ".join(str(part) for part in (said.get("message"), said.get("detail")) if part)
 
-    def _quoted(self, body: bytes) -> str:
-        """A short piece of what the service said, without any credential that it may echo."""
-        text = self.message(body)
-        for secret in sorted(filter(None, self.secrets()), key=len, reverse=True):
-            text = text.replace(secret, "***")
-        return " ".join(text[:2000].split())[:200] or "(nothing)"
-
     def _token_refused(self, host: str, answer: Answer) -> AvesaError:
         way = self._credentials.way().value
         return self._refused(
-            f"{host} gives no token for the grant {way}: {self._quoted(answer.body)}"
+            f"{host} gives no token for the grant {way}: {self.quoted(answer.body)}"
         )
 
     def _refused(self, what: str) -> CredentialsRefused:
@@ -130,8 +118,8 @@ class Speech(Dialect):
     def _ask(self, http: Http) -> Token:
         if self._credentials.way() is not Grant.REFRESH_TOKEN:
             return self._exchange(http)
-        with self._vault.exclusive():
-            self._credentials = self._stored()
+        with self._refresh.exclusive():
+            self._take_stored()
             return self._exchange(http)
 
     def _exchange(self, http: Http) -> Token:
@@ -140,43 +128,14 @@ class Speech(Dialect):
         call = form(f"{credentials.instance_url}{_TOKENS}", credentials.form())
         token, fresh = http.ask(call, _granted)
         if fresh and credentials.way() is Grant.REFRESH_TOKEN:
-            self._keep(shown(credentials.refresh_token), fresh)
+            self._refresh.keep(shown(credentials.refresh_token), fresh)
         return token
 
-    def _stored(self) -> Credentials:
-        """What lies in the vault; a token that was replaced there in vain is the next one."""
-        values = dict(self._vault.get())
-        held = values.get("refresh_token")
-        while isinstance(held, str) and held in self._next:
-            held = values["refresh_token"] = self._next[held]
-        stored = Credentials.parse(values, self._where)
+    def _take_stored(self) -> None:
+        stored = Credentials.parse(self._refresh.stored(), self._where)
         # Whoever connected again in another way does not change what is under way.
-        return stored if stored.way() is Grant.REFRESH_TOKEN else self._credentials
-
-    def _keep(self, used: str, fresh: str) -> None:
-        """Stores the next refresh token at once: the one before may be dead.
-
-        Raises:
-            StoreError: It could not be stored; as long as this connection lasts, it knows it.
-        """
-        if fresh == used:
-            return
-        self._next[used] = fresh
-        self._credentials = self._stored()
-        try:
-            self._vault.put({**self._vault.get(), "refresh_token": fresh})
-        except (StoreError, ConfigurationError) as error:
-            raise StoreError(
-                f"the next refresh token cannot be stored: {error.what}",
-                where=self._where,
-                hint="the one before may be dead; if it cannot be stored soon, connect again",
-            ) from None
-        if self._vault.get().get("refresh_token") != fresh:
-            _log.warning(
-                "the refresh token was replaced, and the credentials come from a place that does "
-                "not change; put them into the installation's secrets [%s]",
-                self._where,
-            )
+        if stored.way() is Grant.REFRESH_TOKEN:
+            self._credentials = stored
 
 
 def _is_page(answer: Answer) -> bool:
