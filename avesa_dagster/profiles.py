@@ -24,7 +24,7 @@ from avesa_dagster.control.snapshot import FileSnapshot, Snapshot
 from avesa_dagster.control.sqlite import SqliteControl
 from avesa_dagster.errors import ConfigurationError, StoreError, Where
 from avesa_dagster.lake.objects import LocalObjects, Objects
-from avesa_dagster.lake.snapshot import ObjectSnapshot
+from avesa_dagster.lake.snapshot import FOLDER, ObjectSnapshot
 from avesa_dagster.settings import Aws, Settings
 from avesa_dagster.sources.budget import Budget, SqliteBudget
 from avesa_dagster.watch.stores import Stores
@@ -75,7 +75,7 @@ class Profile(Protocol):
         ...
 
     def compact(self) -> None:
-        """What was removed is not in free pages of files either."""
+        """What was removed is not in free pages of files, or earlier versions of them, either."""
         ...
 
     def remains(self, tenant: str) -> list[str]:
@@ -202,7 +202,11 @@ class OnAws:
         return DynamoLocks(self.control.database, patience=30.0).exclusive("erasure", Where())
 
     def compact(self) -> None:
-        """See Profile.compact. The tables are AWS's; so are their backups, and they end by age."""
+        """See Profile.compact: earlier versions of the registry's snapshot go.
+
+        The tables are AWS's; so are their backups, and they end by age.
+        """
+        self.objects.forget_replaced(FOLDER)
 
     def remains(self, tenant: str) -> list[str]:
         """See Profile.remains."""

@@ -10,10 +10,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from avesa_dagster.aws import client
 from avesa_dagster.control.base import Chunk
+from avesa_dagster.control.dynamo_tables import TABLES
 from avesa_dagster.control.health import Alarm, Drift, FieldSeen, Sample
 from avesa_dagster.control.jobs import Job, Processing, Trigger
 from avesa_dagster.installation import Installation
+from avesa_dagster.settings import Aws
 
 SERVICE = "connectwise"
 
@@ -56,8 +59,11 @@ def furnish(installation: Installation, tenant: str, *, objects: int = 4) -> Non
     for number in range(objects):
         key = f"{tenant}/raw/{SERVICE}/tickets/dt=2026-01-01/{number:04}.parquet"
         installation.objects.put(key, f"{content} {number}".encode())
-    staging = installation.settings.lake / ".staging"
-    (staging / f"{tenant}.killed").write_text(content)
+    if installation.settings.aws is None:
+        (installation.settings.lake / ".staging" / f"{tenant}.killed").write_text(content)
+    else:
+        name = {"Bucket": installation.settings.aws.bucket, "Key": f"{tenant}/raw/killed"}
+        client("s3").create_multipart_upload(**name)
     installation.refresh_snapshot()
 
 
@@ -127,6 +133,30 @@ def traces(home: Path, pattern: str) -> list[str]:
             if any(isinstance(value, str) and wanted.search(value.encode()) for value in row):
                 found.append(f"{path.relative_to(home)} {table}")
     return found
+
+
+def traces_on_aws(where: Aws, pattern: str) -> list[str]:
+    """Where in an environment a pattern is found: in versions, uploads, items and secrets."""
+    wanted = re.compile(pattern)
+    s3, tables, secrets = client("s3"), client("dynamodb"), client("secretsmanager")
+    held: list[tuple[str, str]] = []
+    for page in s3.get_paginator("list_object_versions").paginate(Bucket=where.bucket):
+        held += [("mark", said["Key"]) for said in page.get("DeleteMarkers", ())]
+        for said in page.get("Versions", ()):
+            one = {"Bucket": where.bucket, "Key": said["Key"], "VersionId": said["VersionId"]}
+            body = s3.get_object(**one)["Body"].read().decode("latin-1")
+            held.append((f"version of {said['Key']}", f"{said['Key']} {body}"))
+    for upload in s3.list_multipart_uploads(Bucket=where.bucket).get("Uploads", ()):
+        held.append(("upload", upload["Key"]))
+    for table in TABLES:
+        pages = tables.get_paginator("scan").paginate(TableName=where.table(table.name))
+        for item in (item for page in pages for item in page["Items"]):
+            values = [next(iter(value.values())) for value in item.values()]
+            held.append((f"item of {table.name}", repr([_plain(value) for value in values])))
+    for secret in secrets.list_secrets(IncludePlannedDeletion=True)["SecretList"]:
+        if secret["Name"].endswith(f"/{where.environment}"):
+            held.append(("secret", secret["Name"]))
+    return [f"{place}: {text[:200]}" for place, text in held if wanted.search(text)]
 
 
 def _databases(home: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from avesa_dagster.control.jobs import JobStatus
 from avesa_dagster.control.snapshot import read_snapshot
-from avesa_dagster.erasure import Receipt, Say, erase, survey
+from avesa_dagster.erasure.erasing import Receipt, Say, erase, survey
 from avesa_dagster.errors import ConfigurationError, RetriableError, StoreError
 from avesa_dagster.installation import Installation
 from avesa_dagster.sandbox.process import Simulator
@@ -378,11 +378,11 @@ def test_a_folder_that_cannot_be_written_is_named_and_the_rest_follows(
 
 
 def test_a_journal_that_cannot_be_read_is_named(installation: Installation) -> None:
-    journal = installation.settings.control / "erasing-acme.json"
-    journal.write_text("{")
-    with pytest.raises(StoreError, match=r"erasing-acme\.json"):
+    key = "_avesa/erasing/acme/journal.json"
+    installation.objects.put(key, b"{")
+    with pytest.raises(StoreError, match=key):
         erased(installation)
-    journal.unlink()
+    installation.objects.delete(key)
     erased(installation)
 
 

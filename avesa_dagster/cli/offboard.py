@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
 
 from avesa_dagster.cli.output import print_json
 from avesa_dagster.control.base import TenantService
-from avesa_dagster.erasure import Receipt, erase, survey, write_whole
+from avesa_dagster.erasure.erasing import Receipt, erase, survey
 from avesa_dagster.errors import ConfigurationError, StoreError
 from avesa_dagster.installation import Installation
 from avesa_dagster.names import checked
@@ -65,7 +66,7 @@ def erase_tenant(
 
     def deliver(done: Receipt) -> None:
         if receipt is not None:
-            write_whole(receipt, json.dumps(done.document(), indent=1) + "\n")
+            _write_whole(receipt, json.dumps(done.document(), indent=1) + "\n")
         print_json(done.document())
         for left in done.not_erased:
             click.echo(f"not erased: {left}", err=True)
@@ -100,7 +101,7 @@ def _check_receipt(path: Path) -> None:
             f"the receipt {path} is there already", hint="give another name, or move it away"
         )
     try:
-        write_whole(path, "")
+        _write_whole(path, "")
     except StoreError as error:
         raise ConfigurationError(error.what, hint=error.hint) from None
     path.unlink()
@@ -139,3 +140,30 @@ def _other_name(tenant: str, given: str) -> ConfigurationError:
     return ConfigurationError(
         f"the name given, {given[:80]!r}, is not {tenant!r}", hint="nothing was erased"
     )
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Replaces a file, for its owner only: all of it or nothing.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    staged = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror}",
+            hint="check the folder's owner and its free space",
+        ) from error

@@ -47,7 +47,7 @@ from avesa_dagster.defs.erase_rows import Database, Events, Logs, Text
 from avesa_dagster.defs.processes import fail_dead_runs
 from avesa_dagster.defs.run_files import LocalLogs, SqliteEvents, SqliteFile
 from avesa_dagster.defs.traces import Traces
-from avesa_dagster.erasure import Say
+from avesa_dagster.erasure.erasing import Say
 from avesa_dagster.errors import ConfigurationError
 
 _NEVER_STARTED = timedelta(seconds=60)
@@ -99,7 +99,7 @@ class _Place:
 
 
 class DagsterHistory:
-    """Implements `erasure.RunHistory` over Dagster's SQLite files, or its database in Postgres.
+    """Implements `erasure.erasing.RunHistory` over Dagster's SQLite files, or its database in Postgres.
 
     Args:
         instance: Dagster's instance in `dagster_home`.

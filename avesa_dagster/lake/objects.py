@@ -105,10 +105,10 @@ class Objects(Protocol):
         """
         ...
 
-    def prune(self, tenant: str) -> int:
-        """Removes whatever a tenant leaves whose objects are deleted: no trace of them remains.
+    def prune(self, folder: str) -> int:
+        """Removes whatever deleted objects of a folder leave: no trace of them remains.
 
-        No writer may be at work for it.
+        No writer may be at work below the first part of its name: a tenant's.
 
         Returns:
             How many remains there were.
@@ -174,22 +174,23 @@ class LocalObjects:
                 if path.stat().st_mtime < now - ABANDONED_SECONDS:
                     path.unlink()
 
-    def prune(self, tenant: str) -> int:
-        """Removes what a tenant without objects leaves: its folders, whatever is in them that is no
-        object, and what its killed writers left in staging. No writer may be at work for it.
+    def prune(self, folder: str) -> int:
+        """Removes a folder without objects: whatever is in it that is no object, and what killed
+        writers left in staging for all that its name begins with. See Objects.prune.
 
         Returns:
             How many staged files were removed.
         """
         removed = 0
-        with self._explained(f"{tenant}/"):
-            for path in (self.root / self._STAGING).glob(f"{tenant}.*"):
-                path.unlink()
+        path = self._path(with_slash(folder))
+        with self._explained(folder):
+            for staged in (self.root / self._STAGING).glob(f"{_owner(folder)}.*"):
+                staged.unlink()
                 removed += 1
             with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(self._path(f"{tenant}/"))
-            if self.root.exists():
-                _sync(self.root)
+                shutil.rmtree(path)
+            if path.parent.exists():
+                _sync(path.parent)
         return removed
 
     def location(self, key: str) -> str:
@@ -288,7 +289,7 @@ class LocalObjects:
 
 
 def _owner(key: str) -> str:
-    """The first part of a key: a tenant's name."""
+    """The first part of a key: mostly a tenant's name."""
     return key.split("/", 1)[0]
 
 

@@ -163,9 +163,9 @@ class S3Objects:
                 if upload["Initiated"] < before:
                     self._bucket.abort(upload["Key"], upload["UploadId"])
 
-    def prune(self, tenant: str) -> int:
-        """Removes every version that the bucket keeps below a tenant's prefix, objects that are
-        still there among them, and what its killed writers uploaded. No writer may be at work.
+    def prune(self, folder: str) -> int:
+        """Removes every version that the bucket keeps below a folder, objects that are still there
+        among them, and what killed writers uploaded. See Objects.prune.
 
         Returns:
             How many versions, marks of deletions and uploads were removed.
@@ -173,7 +173,7 @@ class S3Objects:
         Raises:
             StoreError: S3 keeps one of them, for example by an object lock.
         """
-        folder = with_slash(checked("tenant", tenant))
+        folder = with_slash(folder)
         removed = 0
         with self._explained(f"removing what is left of {folder}"):
             # The first page again and again: what a marker of the next one names may be gone.
@@ -184,6 +184,18 @@ class S3Objects:
                 self._bucket.abort(upload["Key"], upload["UploadId"])
                 removed += 1
         return removed
+
+    def forget_replaced(self, folder: str) -> None:
+        """Removes the versions below a folder that another one replaced. Writers may be at work.
+
+        Raises:
+            StoreError: S3 keeps one of them.
+        """
+        folder = with_slash(folder)
+        with self._explained(f"removing what was replaced below {folder}"):
+            pages = list(self._bucket.versions(folder))
+            listed = (said for page in pages for said in page.get("Versions", ()))
+            self._bucket.erase([said for said in listed if not said["IsLatest"]])
 
     def _explained(self, what: str) -> AbstractContextManager[None]:
         return explained(f"{what} in bucket {self._bucket.name}")

@@ -9,8 +9,9 @@ from avesa_dagster.control.snapshot import from_json, to_json
 from avesa_dagster.errors import StoreError
 from avesa_dagster.lake.objects import Conflict, Objects
 
-KEY = "_avesa/registry.json"
+FOLDER = "_avesa"
 """No tenant can be called so."""
+KEY = f"{FOLDER}/registry.json"
 _TRIES = 50
 
 

@@ -38,7 +38,7 @@ from avesa_dagster.defs.homes import prepare
 from avesa_dagster.defs.keys import op_name, raw_key
 from avesa_dagster.defs.processes import instance_in, sole_daemon
 from avesa_dagster.defs.traces import Traces, owners
-from avesa_dagster.erasure import Receipt, Say, erase
+from avesa_dagster.erasure.erasing import Receipt, Say, erase
 from avesa_dagster.errors import ConfigurationError, RetriableError
 from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster_tests.defs.conftest import House

@@ -1,4 +1,4 @@
-"""Offboarding: everything of one tenant goes, and a receipt says what went.
+"""The steps of an erasure.
 
 The order makes it safe to kill at any point and to run again: the tenant is disconnected first, so
 that nothing writes; its registry row goes last but one, so that it can be found; a journal, which
@@ -8,20 +8,18 @@ says what was removed so far, goes last, when the receipt was delivered.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 from avesa_dagster import __version__
 from avesa_dagster.backfill.beats import STALE
 from avesa_dagster.control.base import TenantService
 from avesa_dagster.control.jobs import UNFINISHED, Job, JobStatus
-from avesa_dagster.errors import ConfigurationError, RetriableError, StoreError, Where
+from avesa_dagster.erasure.journal import Journal, Journals
+from avesa_dagster.errors import ConfigurationError, RetriableError, Where
 from avesa_dagster.installation import Installation
 from avesa_dagster.names import checked
 
@@ -97,37 +95,6 @@ class Receipt:
         return asdict(self)
 
 
-@dataclass(slots=True)
-class _Journal:
-    """What was removed so far; on disk before it is removed, as far as it is known before."""
-
-    path: Path
-    began_at: str
-    connections: dict[str, int] = field(default_factory=dict)
-    objects: dict[str, int] = field(default_factory=dict)
-    rows: dict[str, int] = field(default_factory=dict)
-    secrets: list[str] = field(default_factory=list)
-    runs: dict[str, int] = field(default_factory=dict)
-    attempts: int = 0
-
-    @classmethod
-    def open(cls, path: Path, now: datetime) -> _Journal:
-        """The journal of an erasure that did not end, or a new one."""
-        if not path.exists():
-            return cls(path, now.isoformat())
-        try:
-            return cls(path=path, **json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise StoreError(
-                f"{path} cannot be read",
-                hint="remove it; the receipt then lacks what was removed before",
-            ) from error
-
-    def save(self) -> None:
-        names = [item.name for item in fields(self) if item.name != "path"]
-        write_whole(self.path, json.dumps({name: getattr(self, name) for name in names}))
-
-
 def survey(
     installation: Installation, tenant: str, history: RunHistory
 ) -> tuple[list[TenantService], int, int]:
@@ -164,16 +131,18 @@ def erase(
         ConfigurationError: The name is invalid, nothing is known of the tenant, it was connected
             again meanwhile, or another erasure runs.
         RetriableError: Its runs did not end in time; it is disconnected, its records are there.
-        StoreError: A file cannot be read or written. What was removed is in the journal; erasing
+        StoreError: Something cannot be read or written. What was removed is in the journal; erasing
             again goes on.
     """
     checked("tenant", tenant)
     with installation.profile.alone():
         survey(installation, tenant, history)
-        journal = _Journal.open(_journal_path(installation, tenant), installation.clock())
+        journals = Journals(installation.objects)
+        journal = journals.open(tenant, installation.clock())
         journal.attempts += 1
-        journal.save()
-        return _Erasure(installation, tenant, history, journal, say).run(deliver, wait_seconds)
+        journals.save(tenant, journal)
+        erasure = _Erasure(installation, tenant, history, journals, journal, say)
+        return erasure.run(deliver, wait_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +152,8 @@ class _Erasure:
     installation: Installation
     tenant: str
     history: RunHistory
-    journal: _Journal
+    journals: Journals
+    journal: Journal
     say: Say
 
     def run(self, deliver: Callable[[Receipt], None], wait_seconds: float) -> Receipt:
@@ -202,8 +172,7 @@ class _Erasure:
         self.say("delivering the receipt")
         deliver(receipt)
         self.say("closing the journal")
-        self.journal.path.unlink(missing_ok=True)
-        _sync(self.journal.path.parent)
+        self.journals.remove(self.tenant)
         return receipt
 
     def _disconnect(self) -> None:
@@ -211,7 +180,7 @@ class _Erasure:
         rows = _connections(self.installation, self.tenant)
         for row in rows:
             self.journal.connections[row.service] = row.number
-        self.journal.save()
+        self._save()
         for row in rows:
             if row.enabled:
                 self.installation.control.registry.disconnect(
@@ -254,13 +223,13 @@ class _Erasure:
         self.say("removing credentials")
         removed = self.installation.secrets.forget(self.tenant)
         self.journal.secrets = sorted({*self.journal.secrets, *removed})
-        self.journal.save()
+        self._save()
 
     def _remove_objects(self) -> None:
         objects = self.installation.objects
         while held := objects.list(f"{self.tenant}/"):
             self.journal.objects |= {info.key: info.size for info in held}
-            self.journal.save()
+            self._save()
             self.say(f"removing {len(held)} objects")
             for number, info in enumerate(held):
                 objects.delete(info.key)
@@ -317,7 +286,10 @@ class _Erasure:
     def _add(self, to: dict[str, int], counts: Mapping[str, int]) -> None:
         for name, count in counts.items():
             to[name] = to.get(name, 0) + count
-        self.journal.save()
+        self._save()
+
+    def _save(self) -> None:
+        self.journals.save(self.tenant, self.journal)
 
     def _receipt(self) -> Receipt:
         journal = self.journal
@@ -352,29 +324,6 @@ class _Erasure:
         return said + self.history.named(self.tenant, self._numbers())
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replaces a file, for its owner only: all of it or nothing.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
-    staged = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written: {error.strerror}",
-            hint="check the folder's owner and its free space",
-        ) from error
-
-
 def _connections(installation: Installation, tenant: str) -> list[TenantService]:
     return [row for row in installation.control.registry.all() if row.tenant == tenant]
 
@@ -385,7 +334,7 @@ def _known(installation: Installation, tenant: str, history: RunHistory) -> bool
     rows = _connections(installation, tenant)
     return bool(
         rows
-        or _journal_path(installation, tenant).exists()
+        or Journals(installation.objects).exists(tenant)
         or installation.objects.list(f"{tenant}/")
         or installation.profile.remains(tenant)
         or control.jobs.find(tenant, limit=1)
@@ -396,20 +345,8 @@ def _known(installation: Installation, tenant: str, history: RunHistory) -> bool
     )
 
 
-def _journal_path(installation: Installation, tenant: str) -> Path:
-    return installation.settings.control / f"erasing-{tenant}.json"
-
-
 def _cancelled(job: Job, now: datetime) -> Job:
     if job.status not in UNFINISHED:
         return job
     note = "its tenant is being erased"
     return replace(job, status=JobStatus.CANCELLED, note=note, completed_at=now)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

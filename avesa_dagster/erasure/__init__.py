@@ -1,0 +1,1 @@
+"""Offboarding: everything of one tenant goes, and a receipt says what went."""
