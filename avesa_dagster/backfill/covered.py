@@ -35,9 +35,9 @@ def connection_coverage(
     grain = _grain(connection, catalog)
     windows = list(partitions(grain, connection.history_start, now))
     items: list[PartitionCoverage] = []
+    marks = watermarks.of(connection.tenant, connection.service)
     for table in _chosen(connection, tables):
-        mark = watermarks.get(connection.tenant, connection.service, table)
-        until = due_until(connection, catalog, mark, now)
+        until = due_until(connection, catalog, marks.get(table), now)
         chunks = ledger.covered(connection.tenant, connection.service, table)
         items += coverage(table, chunks, windows, until)
     return items
@@ -61,9 +61,9 @@ def connection_holes(
     """
     start = floor(_grain(connection, catalog), connection.history_start)
     found: dict[str, list[Window]] = {}
+    marks = watermarks.of(connection.tenant, connection.service)
     for table in _chosen(connection, tables):
-        mark = watermarks.get(connection.tenant, connection.service, table)
-        whole = Window(start, due_until(connection, catalog, mark, now))
+        whole = Window(start, due_until(connection, catalog, marks.get(table), now))
         covered = ledger.stretches(connection.tenant, connection.service, table)
         found[table] = gaps(covered, whole)
     return found

@@ -96,6 +96,10 @@ class Watermarks(Protocol):
 
     def get(self, tenant: str, service: str, table: str) -> Watermark | None: ...
 
+    def of(self, tenant: str, service: str) -> dict[str, Watermark]:
+        """Those of a connection, by table, in one question; tables without one are left out."""
+        ...
+
     def advance(
         self,
         tenant: str,

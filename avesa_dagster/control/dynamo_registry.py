@@ -143,6 +143,13 @@ class DynamoWatermarks:
         )
         return None if row is None else _watermark(row, tenant, service, table)
 
+    def of(self, tenant: str, service: str) -> dict[str, Watermark]:
+        """See Watermarks.of."""
+        prefix = f"{service}#"
+        rows = self._database.query(LAST_UPDATED, tenant, prefix, where=Where(tenant, service))
+        tables = {row.text(LAST_UPDATED.keys[1]).removeprefix(prefix): row for row in rows}
+        return {table: _watermark(row, tenant, service, table) for table, row in tables.items()}
+
     def advance(
         self,
         tenant: str,

@@ -152,6 +152,19 @@ class SqliteWatermarks:
         with self._database.read() as connection:
             return _watermark(connection, tenant, service, table)
 
+    def of(self, tenant: str, service: str) -> dict[str, Watermark]:
+        """See Watermarks.of."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                "SELECT table_name, upper, updated_at FROM LastUpdated"
+                " WHERE tenant = ? AND service = ?",
+                (tenant, service),
+            ).fetchall()
+        return {
+            table: Watermark(tenant, service, table, to_moment(upper), to_moment(updated))
+            for table, upper, updated in rows
+        }
+
     def advance(
         self,
         tenant: str,

@@ -99,7 +99,7 @@ class _Place:
 
 
 class DagsterHistory:
-    """Implements `erasure.erasing.RunHistory` over Dagster's SQLite files, or its database in Postgres.
+    """Implements `erasing.RunHistory` over Dagster's SQLite files, or its database in Postgres.
 
     Args:
         instance: Dagster's instance in `dagster_home`.

@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -31,6 +33,8 @@ _PROBES = 8
 """Suspended services that one tick probes, all at once: a probe takes one request's timeout."""
 _PROBE_SECONDS = 10.0
 """So long a probe waits for its turn in the budget, which the service may have paused."""
+_HOLES_SECONDS = 20.0
+"""So long one tick looks for holes; the next one goes on behind the connection it came to."""
 _ONBOARDING = timedelta(minutes=30)
 """A connection younger than this is the onboarding sensor's."""
 
@@ -51,11 +55,12 @@ def upkeep_sensor(rows: Sequence[TenantService]) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         installation = avesa.installation()
         now = installation.clock()
-        jobs: list[Job] = []
+        cursor: dict[str, Any] = json.loads(context.cursor or "{}")
+        search = HoleSearch(installation, cursor.get("searched", ""))
         failures = []
         steps: tuple[Callable[[], None], ...] = (
             lambda: probe_suspended(installation, rows),
-            lambda: jobs.extend(fill_holes(installation, now)),
+            lambda: search.fill(now),
             lambda: alert(installation, now),
             lambda: publish_metrics(installation, now),
             lambda: clean(installation, now),
@@ -66,15 +71,15 @@ def upkeep_sensor(rows: Sequence[TenantService]) -> dg.SensorDefinition:
             except AvesaError as error:  # one tenant's mistake must not keep the alerts back
                 context.log.error(str(error))
                 failures.append(str(error))
-        known: dict[str, str] = json.loads(context.cursor or "{}")
         breakers = {(b.tenant, b.service): b for b in installation.control.breakers.all()}
-        events = list(_breaker_events(rows, breakers, known))
+        events = list(_breaker_events(rows, breakers, cursor.get("breakers", {})))
         states = {f"{b.tenant}/{b.service}": b.state.value for b in breakers.values()}
-        said = f"started {', '.join(job.job_id for job in jobs)}" if jobs else "nothing is missing"
+        jobs = ", ".join(job.job_id for job in search.started)
+        said = f"started {jobs}" if jobs else "nothing is missing"
         said = "; ".join([said, *failures])
         return dg.SensorResult(
             asset_events=events,
-            cursor=json.dumps(states, sort_keys=True),
+            cursor=json.dumps({"breakers": states, "searched": search.reached}, sort_keys=True),
             skip_reason=None if events else dg.SkipReason(said),
         )
 
@@ -107,21 +112,49 @@ def _probe(installation: Installation, loaded: TenantService) -> None:
         installation.extractor.guard(row.tenant, row.service, row.tables[0], open_source).admit()
 
 
-def fill_holes(installation: Installation, now: datetime) -> list[Job]:
-    """Starts a job for each connection that has holes which nobody fills."""
-    control, catalog = installation.control, installation.catalog
-    started = []
-    for row in servable(control.registry.all(), catalog):
-        if not row.enabled or not row.tables or not installation.settings.holds(row.tenant):
-            continue
+@dataclass(slots=True)
+class HoleSearch:
+    """Starts a job for each connection that has holes which nobody fills.
+
+    Attributes:
+        reached: `tenant/service` of the connection that was looked at last; the next tick's search
+            begins behind it. Empty: begins with the first, or ended with the last.
+        started: The jobs of this search.
+    """
+
+    installation: Installation
+    reached: str = ""
+    started: list[Job] = field(default_factory=list)
+
+    def fill(self, now: datetime, seconds: float = _HOLES_SECONDS) -> None:
+        """Looks at each connection behind `reached`, for so long; at one at least."""
+        deadline = time.monotonic() + seconds
+        for name, row in self._behind():
+            self.reached = name
+            self._fill(row, now)
+            if time.monotonic() > deadline:
+                return
+        self.reached = ""
+
+    def _behind(self) -> list[tuple[str, TenantService]]:
+        """In order; all of them, if there is none behind."""
+        installation = self.installation
+        named = sorted(
+            (f"{row.tenant}/{row.service}", row)
+            for row in servable(installation.control.registry.all(), installation.catalog)
+            if row.enabled and row.tables and installation.settings.holds(row.tenant)
+        )
+        return [(name, row) for name, row in named if name > self.reached] or named
+
+    def _fill(self, row: TenantService, now: datetime) -> None:
+        control, catalog = self.installation.control, self.installation.catalog
         jobs = control.jobs.find(row.tenant, row.service)
         if not jobs and now - row.updated_at < _ONBOARDING:
-            continue  # the onboarding sensor starts the first
+            return  # the onboarding sensor starts the first
         holes = connection_holes(row, catalog, control.ledger, control.watermarks, now)
         stretches = fillable(holes, jobs, catalog.backfill.upkeep, now)
         if stretches:
-            started.append(installation.backfills.fill_holes(row, stretches))
-    return started
+            self.started.append(self.installation.backfills.fill_holes(row, stretches))
 
 
 def alert(installation: Installation, now: datetime) -> None:

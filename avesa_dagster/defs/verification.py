@@ -139,12 +139,12 @@ def due_for_verification(
     due = []
     for row in rows:
         place = (row.tenant, row.service)
-        current = control.registry.get(*place)
-        synced = any(control.watermarks.get(*place, table) for table in row.tables)
-        if current is None or not current.enabled or not synced or place in suspended:
-            continue
         before = last.get(place)
-        if before is None or now - before >= timedelta(hours=hours):
+        if place in suspended or (before is not None and now - before < timedelta(hours=hours)):
+            continue
+        current = control.registry.get(*place)
+        synced = not control.watermarks.of(*place).keys().isdisjoint(row.tables)
+        if current is not None and current.enabled and synced:
             since = before or current.connected_at
             due.append((since, row, f"verify-{row.tenant}-{row.service}-{now:%Y%m%dT%H}"))
     return [(row, name) for _, row, name in sorted(due, key=lambda item: (item[0], item[2]))]

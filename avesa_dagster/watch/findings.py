@@ -151,8 +151,9 @@ def _unsynced(
     now: datetime,
 ) -> Iterator[Finding]:
     for row in enabled:
+        marks = watermarks.of(row.tenant, row.service)
         for table in row.tables:
-            mark = watermarks.get(row.tenant, row.service, table)
+            mark = marks.get(table)
             # A service that was connected (again) just now has its first sync before it.
             age = now - max(mark.upper if mark else _FAR_PAST, row.updated_at)
             reached = _said(mark.upper) if mark else f"never, connected {_said(row.updated_at)}"

@@ -174,8 +174,9 @@ class StoresCollector(Collector):
         )
         now = self._clock()
         for row in connected:
+            marks = self._stores.watermarks.of(row.tenant, row.service)
             for table in row.tables:
-                mark = self._stores.watermarks.get(row.tenant, row.service, table)
+                mark = marks.get(table)
                 since = mark.upper if mark else row.connected_at
                 lag.add_metric((row.tenant, row.service, table), (now - since).total_seconds())
         return lag

@@ -29,6 +29,25 @@ def advance(control: Control, lower: int, upper: int, now: int = 100, table: str
 
 def test_there_is_none_before_the_first_sync(control: Control) -> None:
     assert control.watermarks.get("acme", "connectwise", "t") is None
+    assert control.watermarks.of("acme", "connectwise") == {}
+
+
+def test_those_of_a_connection_are_found_by_table(control: Control) -> None:
+    advance(control, 0, 2, table="tickets")
+    advance(control, 0, 3, table="companies")
+    for tenant, service in (("acme", "connectwise2"), ("acme2", "connectwise"), ("acme", "other")):
+        control.watermarks.advance(
+            tenant, service, "tickets", lower=day(0), upper=day(9), now=day(9)
+        )
+    found = control.watermarks.of("acme", "connectwise")
+    assert found == {
+        table: control.watermarks.get("acme", "connectwise", table)
+        for table in ("tickets", "companies")
+    }
+    assert {table: (mark.upper - day(0)).days for table, mark in found.items()} == {
+        "tickets": 2,
+        "companies": 3,
+    }
 
 
 @settings(

@@ -16,8 +16,9 @@ from avesa_dagster.defs.homes import prepare
 from avesa_dagster.defs.partitions import known_partitions
 from avesa_dagster.defs.processes import instance_in
 from avesa_dagster.defs.resources import AvesaResource
-from avesa_dagster.defs.upkeep import fill_holes, upkeep_sensor
+from avesa_dagster.defs.upkeep import HoleSearch, upkeep_sensor
 from avesa_dagster.defs.verification import due_for_verification, verification_sensor, verify_job
+from avesa_dagster.errors import StoreError
 from avesa_dagster.extract.request import Mode, Request
 from avesa_dagster.sandbox.process import Simulator
 from avesa_dagster_tests.defs.conftest import House
@@ -122,10 +123,51 @@ def test_holes_are_found_when_the_jobs_are_long_forgotten(
     installation = house.installation
     (first,) = installation.control.registry.all()
     soon = first.updated_at + timedelta(minutes=5)
-    assert fill_holes(installation, soon) == [], "the onboarding sensor's, at first"
-    (job,) = fill_holes(installation, datetime.now(UTC) + timedelta(hours=1))
+    search = HoleSearch(installation)
+    search.fill(soon)
+    assert search.started == [], "the onboarding sensor's, at first"
+    search.fill(datetime.now(UTC) + timedelta(hours=1))
+    (job,) = search.started
     assert job.trigger is Trigger.HOLE
     assert job.start <= first.history_start
+
+
+def test_a_search_that_takes_long_goes_on_where_it_stopped(
+    house: House, simulator: Simulator
+) -> None:
+    for tenant in ("acme", "globex", "initech"):
+        house.connect(tenant, simulator)
+    later, reached, found = datetime.now(UTC) + timedelta(hours=1), "", []
+    for _ in range(4):
+        search = HoleSearch(house.installation, reached)
+        search.fill(later, seconds=0)
+        reached = search.reached
+        found += [job.tenant for job in search.started]
+    assert found == ["acme", "globex", "initech"], "and what is being filled is not started again"
+    search = HoleSearch(house.installation, reached)
+    search.fill(later)
+    assert (search.reached, search.started) == ("", [])
+
+
+def test_a_connection_whose_search_fails_keeps_none_of_the_others_from_theirs(
+    house: House, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tenant in ("acme", "globex"):
+        house.connect(tenant, simulator)
+    installation = house.installation
+    stretches = installation.control.ledger.stretches
+
+    def damaged(tenant: str, *place: str) -> list[tuple[datetime, datetime]]:
+        if tenant == "acme":
+            raise StoreError("damaged")
+        return stretches(tenant, *place)
+
+    monkeypatch.setattr(installation.control.ledger, "stretches", damaged)
+    search = HoleSearch(installation)
+    with pytest.raises(StoreError):
+        search.fill(datetime.now(UTC) + timedelta(hours=1))
+    search.fill(datetime.now(UTC) + timedelta(hours=1))
+    assert [job.tenant for job in search.started] == ["globex"]
 
 
 def test_one_step_that_fails_keeps_none_of_the_others(
