@@ -11,9 +11,8 @@ import pytest
 from avesa_dagster.conformance.ground import make
 from avesa_dagster.control.dynamo_tables import HEALTH
 from avesa_dagster.erasure.erasing import Receipt
-from avesa_dagster.errors import RetriableError
+from avesa_dagster.errors import ConfigurationError, RetriableError
 from avesa_dagster.installation import Installation
-from avesa_dagster.lake.objects import Conflict
 from avesa_dagster.settings import Aws, Settings
 
 from .control.conftest import environment_of
@@ -96,7 +95,7 @@ def test_one_that_was_taken_for_dead_ends_where_it_notices(where: Aws, tmp_path:
         with pytest.raises(RetriableError, match="run 17"):
             erased(other, history=NoRuns(["run 17"]))
 
-    with pytest.raises(Conflict):
+    with pytest.raises(ConfigurationError, match="another erasure of the tenant runs"):
         erased(there, say=on("removing credentials", another))
     assert erased(other).interruptions == 2
     assert traces_on_aws(where, ACME) == []

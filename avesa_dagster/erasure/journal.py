@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 
-from avesa_dagster.errors import StoreError
-from avesa_dagster.lake.objects import Objects
+from avesa_dagster.errors import ConfigurationError, StoreError, Where
+from avesa_dagster.lake.objects import Conflict, Objects
 from avesa_dagster.lake.snapshot import FOLDER
 
 _FOLDER = f"{FOLDER}/erasing"
@@ -67,11 +67,18 @@ class Journals:
         """Replaces what is stored.
 
         Raises:
-            Conflict: Another process erases the tenant, too: this one was taken for dead.
+            ConfigurationError: Another process erases the tenant: this one was taken for dead.
         """
         names = [item.name for item in fields(journal) if item.name != "tag"]
         said = json.dumps({name: getattr(journal, name) for name in names})
-        journal.tag = self._objects.put_if(_key(tenant), said.encode(), tag=journal.tag).tag
+        try:
+            journal.tag = self._objects.put_if(_key(tenant), said.encode(), tag=journal.tag).tag
+        except Conflict:
+            raise ConfigurationError(
+                "another erasure of the tenant runs",
+                where=Where(tenant),
+                hint="wait until it has ended; if it ends without a receipt, run it again",
+            ) from None
 
     def remove(self, tenant: str) -> None:
         """Removes it without a trace; none there is no error."""
