@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import subprocess
 import sys
@@ -54,12 +55,17 @@ class Moto:
     """A context manager: the server runs while it is entered, on a free port of this machine.
 
     Whoever speaks to it sets `environment`; tests that share one take a bucket, or a suffix of
-    their tables' names, of their own.
+    their tables' names, of their own. With AVESA_TEST_S3, S3 is what answers at that URL.
     """
 
     def __init__(self) -> None:
         self.url = ""
         self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def s3(self) -> str:
+        """Where S3 answers."""
+        return os.environ.get("AVESA_TEST_S3", self.url)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -71,7 +77,7 @@ class Moto:
             "AWS_REGION": "us-east-2",
             "AWS_DEFAULT_REGION": "us-east-2",
             "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        } | ({} if self.s3 == self.url else {"AWS_ENDPOINT_URL_S3": self.s3})
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(

@@ -36,6 +36,8 @@ ABSENT = {"404", "NoSuchKey"}
 NOT_WITHIN = {"416", "InvalidRange"}
 
 _WRITER = "avesa-writer"
+_CHECKSUM = "CRC32"
+"""Said when an upload begins: S3 refuses parts with a sum of another kind, and parts without."""
 _MOST_PARTS = 10_000
 _PARTS_AT_ONCE = 4
 _ROUNDS = 8
@@ -218,7 +220,11 @@ class Bucket:
 
     def _upload(self, key: str, file: Path, writer: str) -> None:
         begun = self._s3.create_multipart_upload(
-            Bucket=self.name, Key=key, Metadata={_WRITER: writer}, **self._encryption
+            Bucket=self.name,
+            Key=key,
+            Metadata={_WRITER: writer},
+            ChecksumAlgorithm=_CHECKSUM,
+            **self._encryption,
         )
         upload = begun["UploadId"]
         try:
@@ -238,9 +244,14 @@ class Bucket:
                 source.seek((number - 1) * size)
                 data = source.read(size)
             answer = self._s3.upload_part(
-                Bucket=self.name, Key=key, UploadId=upload, PartNumber=number, Body=data
+                Bucket=self.name,
+                Key=key,
+                UploadId=upload,
+                PartNumber=number,
+                Body=data,
+                ChecksumAlgorithm=_CHECKSUM,
             )
-            sums = {name: answer[name] for name in answer if name.startswith("ChecksumCRC")}
+            sums = {name: answer[name] for name in answer if name == f"Checksum{_CHECKSUM}"}
             return {"PartNumber": number, "ETag": answer["ETag"], **sums}
 
         with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,17 @@ from avesa_dagster.extract.request import Mode, Request
 from avesa_dagster.sandbox.process import Simulator
 
 from . import processes
-from .support import Bench, assert_equals_truth, distinct_versions, open_bench
+from .support import (
+    LOOKBACK_DAYS,
+    SERVICE,
+    TENANT,
+    UNPACED,
+    Bench,
+    assert_equals_truth,
+    distinct_versions,
+    open_bench,
+    raw_rows,
+)
 
 
 def at_once(bench: Bench, *asked: list[Request]) -> None:
@@ -44,6 +55,32 @@ def test_eight_processes_on_one_tenant_give_what_one_gives(
     for table in tables:
         assert len(distinct_versions(bench.raw(table))) == len(bench.current(table))
         assert_equals_truth(bench, table)
+
+
+def test_eight_processes_on_eight_tenants_give_each_what_is_its_own(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    bench = open_bench(simulator, tmp_path, seed=4, page_clamp=9)
+    others = [f"tenant{number}" for number in range(7)]
+    for tenant in others:
+        bench.installation.connect(
+            tenant,
+            SERVICE,
+            simulator.credentials,
+            lookback_days=LOOKBACK_DAYS,
+            requests_per_minute=UNPACED,
+        )
+    tables = ("tickets", "companies", "time_entries", "contacts")
+    own = [[replace(bench.request(table), tenant=t) for table in tables] for t in (TENANT, *others)]
+    at_once(bench, *own)
+    for table in tables:
+        assert_equals_truth(bench, table)
+        expected = distinct_versions(bench.raw(table))
+        for tenant in others:
+            rows = raw_rows(bench.installation.objects, tenant, SERVICE, table)
+            assert distinct_versions(rows) == expected, tenant
+            mark = bench.installation.control.watermarks.get(tenant, SERVICE, table)
+            assert mark is not None and (bench.clock() - mark.upper).total_seconds() < 120
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -46,8 +46,8 @@ def lake(bucket: str) -> S3Objects:
 @pytest.fixture
 def between(lake: S3Objects, aws: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
     """A proxy that `lake` speaks through."""
-    with Between(aws.url) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    with Between(aws.s3) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         client.cache_clear()
         yield proxy
 
