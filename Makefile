@@ -37,6 +37,7 @@ soak: $(STAMP)   ## thousands of hostile scripts, hundreds of kills, a million r
 		avesa_dagster_tests/extract/test_kill.py avesa_dagster_tests/extract/test_hostile_scripts.py
 	$(BIN)/python -m avesa_dagster_tests.soak
 	$(BIN)/python -m avesa_dagster_tests.soak kills tenants --aws
+	$(BIN)/python -m avesa_dagster_tests.second_s3
 
 e2e: $(STAMP)    ## a browser on the real UI; needs Debian's chromium
 	$(BIN)/pytest -q -s -m e2e --timeout 900 avesa_dagster_tests/e2e
