@@ -27,10 +27,11 @@ from botocore.exceptions import (
 from avesa_dagster.errors import AvesaError, ConfigurationError, RetriableError, StoreError, Where
 
 ATTEMPTS = 8
-"""Tries of one call, by boto3: with back-off and jitter, over about half a minute."""
+"""Tries of one call, by boto3: with back-off, over about a minute."""
 
 _REFUSED = {
-    "403",  # what HEAD says, which has no text
+    "400",  # what HEAD says of credentials that expired: it has no text
+    "403",
     "AccessDenied",
     "AccessDeniedException",
     "AllAccessDisabled",
@@ -40,11 +41,16 @@ _REFUSED = {
     "ExpiredTokenException",
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "InvalidToken",
     "KMSAccessDenied",
+    "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException",
     "NotAuthorized",
     "RequestExpired",
     "RequestTimeTooSkewed",
     "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
     "UnrecognizedClientException",
 }
 _MISSING = {"NoSuchBucket", "ResourceNotFoundException", "NotFound", "NotFoundException"}
@@ -81,7 +87,8 @@ def client(
         ConfigurationError: No region is set.
     """
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": attempts},
+        # Its `standard` mode gives up soon: short waits, and tries that all calls share.
+        retries={"mode": "legacy", "total_max_attempts": attempts},
         connect_timeout=5,
         read_timeout=seconds,
         max_pool_connections=32,

@@ -210,7 +210,7 @@ class OnAws:
 
     def remains(self, tenant: str) -> list[str]:
         """See Profile.remains."""
-        return []
+        return self.secrets.remains(tenant)
 
 
 def profile_of(settings: Settings, breaker: BreakerSettings, now: datetime) -> Profile:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from avesa_dagster.control.jobs import Processing, ProcessingJobs
-from avesa_dagster.errors import Stopped, StoreError, Where
+from avesa_dagster.errors import AvesaError, Stopped, Where
 from avesa_dagster.extract.request import Progress
 from avesa_dagster.sources.base import Cancelled, Clock
 
@@ -123,7 +123,7 @@ def beating(
         while not done.wait(BEAT_SECONDS):
             try:
                 alive.beat()
-            except StoreError:
+            except AvesaError:
                 continue  # the run itself meets it too, and says so
 
     thread = threading.Thread(target=beat, name="beat", daemon=True)

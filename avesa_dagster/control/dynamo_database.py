@@ -38,6 +38,10 @@ Key = tuple[str, ...]
 REVISION = "revision"
 MOST_IN_A_TRANSACTION = 100
 """Items, by DynamoDB's own limit."""
+_ANSWER_SECONDS = 5.0
+"""A try waits so long: leases and beats must not be held up by a connection that died."""
+_ATTEMPTS = 10
+"""boto3's back-off for DynamoDB is a twentieth of that for others: these take some 25 s."""
 
 _REMEMBERED = 16
 _PATIENCE = 60.0
@@ -45,6 +49,11 @@ _CONFLICTS = {"TransactionConflictException", "TransactionInProgressException"}
 _REFUSED = "ConditionalCheckFailed"
 _TRANSIENT = {"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
 _INTEGER = re.compile(r"-?[0-9]+")
+
+
+def dynamo_client() -> Any:
+    """The client of all calls."""
+    return aws.client("dynamodb", attempts=_ATTEMPTS, seconds=_ANSWER_SECONDS)
 
 
 def to_text(moment: datetime) -> str:
@@ -400,7 +409,7 @@ class DynamoDatabase:
 
     @property
     def _client(self) -> Any:
-        return aws.client("dynamodb")
+        return dynamo_client()
 
     @contextmanager
     def _explained(self, doing: str, table: Table, where: Where | None) -> Iterator[None]:

@@ -48,6 +48,8 @@ _PLACES = CHUNK_PROGRESS.index("TenantTableIndex")
 _STATES = {state.value: state for state in ChunkState}
 _PART_BYTES = 200_000
 _PLAN_BYTES = 300_000
+_MOST_PLANNED = 5_000
+"""A transaction takes 4 MB; a row has some 700 bytes."""
 _LONGEST_ERROR = 50_000
 
 
@@ -62,7 +64,7 @@ class DynamoLedger:
 
         Raises:
             ConfigurationError: If a name is invalid or a time has no zone; no row is inserted.
-            StoreError: More than about 10,000 rows at once; no row is inserted.
+            StoreError: More than 5,000 rows at once; no row is inserted.
         """
         planned: dict[Key, Chunk] = {}
         for chunk in chunks:
@@ -364,6 +366,12 @@ class DynamoLedger:
 
     def _insert_many(self, chunks: Mapping[Key, Sequence[Item]]) -> None:
         """Inserts those that are not there: all of them at once for whoever reads rows."""
+        if len(chunks) > _MOST_PLANNED:
+            raise StoreError(
+                f"{len(chunks)} chunks cannot be planned at once",
+                hint=f"at most {_MOST_PLANNED}: ask for fewer partitions, or larger chunks; none "
+                "is planned",
+            )
         plans = list(_plans(chunks))
         if self._database.transact([Put(CHUNK_PROGRESS, plan) for plan in plans]) is not None:
             raise StoreError("a plan of chunks has the id of another", hint="run it again")

@@ -26,12 +26,22 @@ from avesa_dagster.names import checked
 
 _CURRENT = "AWSCURRENT"
 _TRIES = 50
+_NEXT = "avesa-next"
+"""Label of the version that was stored last: without one it might be removed before it is current.
+Always the same, for a secret bears no more than twenty."""
 _ABSENT = "ResourceNotFoundException"
 _DELETED = "InvalidRequestException"
-_OVERTAKEN = (_ABSENT, "InvalidParameterException", "ResourceExistsException")
+_OVERTAKEN = (_ABSENT, _DELETED, "InvalidParameterException", "ResourceExistsException")
 """How AWS says that a secret, or the label of a version, is not where it was a moment ago."""
+_DELETION_SECONDS = 60.0
+"""A removal without a recovery window takes AWS a moment."""
+_LOOK_SECONDS = 2.0
 
 Services = dict[str, object]
+
+
+class _BeingDeleted(ConfigurationError):
+    """The secret is neither there nor gone."""
 
 
 class SecretsManagerSecrets:
@@ -100,7 +110,10 @@ class SecretsManagerSecrets:
     def forget(self, tenant: str) -> list[str]:
         """See Secrets.forget. Removed at once: no recovery window."""
         where = Where(checked("tenant", tenant))
-        document = self._document(tenant, where)
+        try:
+            document = self._document(tenant, where)
+        except _BeingDeleted:
+            document = None
         self._delete(tenant, where)
         return [] if document is None else names_of(document[1].encode())
 
@@ -114,6 +127,14 @@ class SecretsManagerSecrets:
 
     def overrides(self, tenant: str) -> list[str]:
         """See Secrets.overrides: the environment is not asked here."""
+        return []
+
+    def remains(self, tenant: str) -> list[str]:
+        """The tenant's secret, in words, if AWS has not removed it yet."""
+        try:
+            self._document(tenant, Where(tenant))
+        except _BeingDeleted as error:
+            return [f"{error.what} by AWS; look again in a while"]
         return []
 
     def _reread(self, tenant: str) -> None:
@@ -137,7 +158,7 @@ class SecretsManagerSecrets:
                 if aws.code_of(error) == _ABSENT:
                     return None
                 if aws.code_of(error) == _DELETED:
-                    raise ConfigurationError(
+                    raise _BeingDeleted(
                         f"secret {name} is being deleted",
                         where=where,
                         hint="restore it in Secrets Manager, or wait until it is gone",
@@ -161,14 +182,20 @@ class SecretsManagerSecrets:
         self, tenant: str, change: Callable[[Services], Services | None], where: Where
     ) -> Services | None:
         """Returns what holds afterwards; None: nothing was to be changed."""
+        deadline = time.monotonic() + _DELETION_SECONDS
         for _ in range(_TRIES):
-            version, held = self._read(tenant, where)
-            wanted = change(held)
-            if wanted is None:
-                return None
-            if self._replace(tenant, version, json.dumps(wanted, sort_keys=True), where):
-                self._reread(tenant)
-                return wanted
+            try:
+                version, held = self._read(tenant, where)
+                wanted = change(held)
+                if wanted is None:
+                    return None
+                if self._replace(tenant, version, json.dumps(wanted, sort_keys=True), where):
+                    self._reread(tenant)
+                    return wanted
+            except _BeingDeleted:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_LOOK_SECONDS)
         raise RetriableError(
             f"others keep changing secret {self._name(tenant)}",
             where=where,
@@ -190,7 +217,7 @@ class SecretsManagerSecrets:
                     SecretId=name,
                     SecretString=text,
                     ClientRequestToken=token,
-                    VersionStages=[f"avesa-{token}"],
+                    VersionStages=[_NEXT],
                 )
                 self._client.update_secret_version_stage(
                     SecretId=name,
@@ -198,7 +225,6 @@ class SecretsManagerSecrets:
                     MoveToVersionId=token,
                     RemoveFromVersionId=version,
                 )
-                self._unlabel(name, token)
             except ClientError as error:
                 return self._mine(error, tenant, token, where)
         return True
@@ -214,18 +240,12 @@ class SecretsManagerSecrets:
         document = self._document(tenant, where)
         return document is not None and document[0] == token
 
-    def _unlabel(self, name: str, token: str) -> None:
-        """A version that was replaced, and has no label, is removed by AWS one day."""
-        self._client.update_secret_version_stage(
-            SecretId=name, VersionStage=f"avesa-{token}", RemoveFromVersionId=token
-        )
-
     def _delete(self, tenant: str, where: Where) -> None:
         name = self._name(tenant)
         with aws.explained(f"secret {name}", where):
             try:
                 self._client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
             except ClientError as error:
-                if aws.code_of(error) != _ABSENT:
+                if aws.code_of(error) not in (_ABSENT, _DELETED):
                     raise
         self._reread(tenant)

@@ -29,7 +29,9 @@ _UPLOAD_DAYS = 3
 _TRIES = 30
 _MADE = {"ResourceInUseException", "BucketAlreadyOwnedByYou"}
 """Somebody made it meanwhile, or an earlier try of ours did, of which the answer was lost."""
-_TAKEN = {"BucketAlreadyExists", "OperationAborted"}
+_TAKEN = "BucketAlreadyExists"
+_BUSY = "OperationAborted"
+"""S3 does something else with the bucket's name, for example removes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,16 +161,22 @@ def _make_bucket(name: str, account: Account) -> None:
     if account.region != "us-east-1":  # S3 takes its oldest region only if it is not named
         asked["CreateBucketConfiguration"] = {"LocationConstraint": account.region}
     with aws.explained(f"making bucket {name}"):
-        try:
-            aws.client("s3").create_bucket(**asked)
-        except ClientError as error:
-            if aws.code_of(error) in _TAKEN:
-                raise ConfigurationError(
-                    f"bucket {name} belongs to somebody else: {aws.code_of(error)}",
-                    hint="names of buckets are the world's: choose another AVESA_BUCKET",
-                ) from error
-            if aws.code_of(error) not in _MADE:
-                raise
+        for left in reversed(range(_TRIES)):
+            try:
+                aws.client("s3").create_bucket(**asked)
+            except ClientError as error:
+                code = aws.code_of(error)
+                if code == _TAKEN:
+                    raise ConfigurationError(
+                        f"bucket {name} belongs to somebody else: {code}",
+                        hint="names of buckets are the world's: choose another AVESA_BUCKET",
+                    ) from error
+                if code == _BUSY and left:
+                    time.sleep(_POLL_SECONDS)
+                    continue
+                if code not in _MADE:
+                    raise
+            return
 
 
 def _table_steps(where: Aws, every: list[tables.Held]) -> Iterator[Step]:

@@ -25,6 +25,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
     ResponseStreamingError,
 )
+from urllib3.exceptions import SSLError
 
 from avesa_dagster.aws import client, code_of
 from avesa_dagster.errors import ConfigurationError, StoreError
@@ -43,7 +44,8 @@ _PARTS_AT_ONCE = 4
 _ROUNDS = 8
 """Of reading a body that broke off."""
 
-_BROKEN = (ResponseStreamingError, ReadTimeoutError, FlexibleChecksumError)
+_BROKEN = (ResponseStreamingError, ReadTimeoutError, FlexibleChecksumError, SSLError)
+_BUSY = {"InternalError", "ServiceUnavailable", "SlowDown"}
 
 
 class Bucket:
@@ -132,10 +134,10 @@ class Bucket:
                 if code_of(error) == "NoSuchKey":
                     raise KeyError(key) from None
                 raise
-            except _BROKEN:
+            except _BROKEN as error:
                 # boto3 asks again for an answer, not for a body that broke off.
                 if not left:
-                    raise
+                    raise ResponseStreamingError(error=error) from error
                 time.sleep(random.uniform(0.02, 0.5))
         raise AssertionError("the last round returns or raises")
 
@@ -171,14 +173,28 @@ class Bucket:
         """
         named = [{"Key": said["Key"], "VersionId": said["VersionId"]} for said in listed]
         for first in range(0, len(named), 1000):
-            answer = self._s3.delete_objects(
-                Bucket=self.name, Delete={"Objects": named[first : first + 1000], "Quiet": True}
-            )
-            for refused in answer.get("Errors", ()):
+            left = named[first : first + 1000]
+            for wait in range(_ROUNDS):
+                left = self._erased(left, last=wait == _ROUNDS - 1)
+                if not left:
+                    break
+                time.sleep(random.uniform(0.5, 1) * 2**wait / 10)
+
+    def _erased(self, named: list[Said], *, last: bool) -> list[Said]:
+        """Erases versions; returns those of which S3 says that it was busy: boto3 sees a success.
+
+        Raises:
+            StoreError: S3 keeps one of them.
+        """
+        answer = self._s3.delete_objects(Bucket=self.name, Delete={"Objects": named, "Quiet": True})
+        refused = answer.get("Errors", ())
+        for one in refused:
+            if last or one["Code"] not in _BUSY:
                 raise StoreError(
-                    f"bucket {self.name} keeps a version of {refused['Key']}: {refused['Code']}",
+                    f"bucket {self.name} keeps a version of {one['Key']}: {one['Code']}",
                     hint="it needs s3:DeleteObjectVersion, and no object lock; then run it again",
                 )
+        return [{"Key": one["Key"], "VersionId": one["VersionId"]} for one in refused]
 
     def uploads(self, prefix: str) -> list[Said]:
         """Uploads in parts that did not end."""

@@ -39,9 +39,8 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from avesa_dagster import aws
 from avesa_dagster.control.base import BudgetUse
-from avesa_dagster.control.dynamo_database import Key, Row
+from avesa_dagster.control.dynamo_database import Key, Row, dynamo_client
 from avesa_dagster.control.dynamo_document import DOCUMENT, packed, unpacked
 from avesa_dagster.control.dynamo_tables import BUDGETS, Table
 from avesa_dagster.errors import ConfigurationError, RetriableError, Stopped, StoreError
@@ -450,7 +449,7 @@ class DynamoBudget:
     def _told(self, key: str) -> Iterator[None]:
         """Around calls of the store: learns its clock, and says that no request may be made."""
         if isinstance(self._clock, StoreClock):
-            self._clock.watch(aws.client("dynamodb"))
+            self._clock.watch(dynamo_client())
         try:
             yield
         except RetriableError as error:

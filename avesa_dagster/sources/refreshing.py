@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractContextManager
 
-from avesa_dagster.errors import ConfigurationError, StoreError, Where
+from avesa_dagster.errors import AvesaError, StoreError, Where
 from avesa_dagster.sources.vault import Vault
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class RefreshTokens:
         self._next[used] = fresh
         try:
             self._vault.put({**self._vault.get(), _FIELD: fresh})
-        except (StoreError, ConfigurationError) as error:
+        except AvesaError as error:
             raise StoreError(
                 f"the next refresh token cannot be stored: {error.what}",
                 where=self._where,

@@ -16,7 +16,14 @@ from avesa_dagster.backfill.beats import STALE, Stopping, beating
 from avesa_dagster.control.jobs import Processing
 from avesa_dagster.control.sqlite import SqliteControl
 from avesa_dagster.control.sqlite_jobs import SqliteProcessingJobs
-from avesa_dagster.errors import DataError, Stopped, StoreError
+from avesa_dagster.errors import (
+    AvesaError,
+    ConfigurationError,
+    DataError,
+    RetriableError,
+    Stopped,
+    StoreError,
+)
 from avesa_dagster.extract.request import Progress
 
 LANE = "backfill/acme/connectwise/tickets"
@@ -146,15 +153,18 @@ def test_nobody_waits_for_one_that_is_known_to_have_ended(table: SqliteProcessin
         assert (died.status, died.error) == ("failed", "its process died")
 
 
+@pytest.mark.parametrize(
+    "error", [StoreError("the disk is full"), RetriableError("AWS is busy"), ConfigurationError("")]
+)
 def test_a_beat_that_cannot_be_stored_does_not_end_the_run(
-    table: SqliteProcessingJobs, monkeypatch: pytest.MonkeyPatch
+    table: SqliteProcessingJobs, monkeypatch: pytest.MonkeyPatch, error: AvesaError
 ) -> None:
     with hold(table) as alive:
         full: list[int] = []
 
         def beat(self: SqliteProcessingJobs, one: Processing) -> None:
             full.append(1)
-            raise StoreError("the disk is full")
+            raise error
 
         with monkeypatch.context() as patched:
             patched.setattr(SqliteProcessingJobs, "beat", beat)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from avesa_dagster import aws as shared
+from avesa_dagster.control import secrets_manager
 from avesa_dagster.control.dynamo_database import DynamoDatabase
 from avesa_dagster.control.dynamo_locks import DynamoLocks
 from avesa_dagster.control.secrets_manager import SecretsManagerSecrets
@@ -101,7 +102,11 @@ def test_bytes_are_no_credentials(secrets: SecretsManagerSecrets, name: str) -> 
         secrets.get("acme", "connectwise")
 
 
-def test_a_secret_that_is_being_deleted_is_named(secrets: SecretsManagerSecrets, name: str) -> None:
+def test_a_secret_that_is_being_deleted_is_named(
+    secrets: SecretsManagerSecrets, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets_manager, "_DELETION_SECONDS", 0.2)
+    monkeypatch.setattr(secrets_manager, "_LOOK_SECONDS", 0.05)
     store(name, "{}")
     shared.client("secretsmanager").delete_secret(SecretId=name)
     for call in (
@@ -110,6 +115,35 @@ def test_a_secret_that_is_being_deleted_is_named(secrets: SecretsManagerSecrets,
     ):
         with pytest.raises(ConfigurationError, match=f"{name} is being deleted"):
             call()
+
+
+def test_who_connects_again_waits_until_the_removed_secret_is_gone(
+    secrets: SecretsManagerSecrets, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, looks = shared.client("secretsmanager"), []
+    store(name, '{"connectwise": {"key": "old"}}')
+    client.delete_secret(SecretId=name)
+
+    def look(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            client.restore_secret(SecretId=name)
+            client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
+
+    monkeypatch.setattr(secrets_manager.time, "sleep", look)
+    assert secrets.remains("acme") != []
+    secrets.put("acme", "salesforce", {"key": SECRET})
+    assert (secrets.remains("acme"), len(looks)) == ([], 3)
+    assert json.loads(current(name)["SecretString"]) == {"salesforce": {"key": SECRET}}
+
+
+def test_many_changes_leave_few_labels(secrets: SecretsManagerSecrets, name: str) -> None:
+    for number in range(25):
+        secrets.put("acme", "connectwise", {"key": str(number)})
+    versions = shared.client("secretsmanager").describe_secret(SecretId=name)["VersionIdsToStages"]
+    labels = {label for found in versions.values() for label in found}
+    assert labels <= {"AWSCURRENT", "AWSPREVIOUS", "avesa-next"}
+    assert secrets.get("acme", "connectwise") == {"key": "24"}
 
 
 def test_the_last_service_takes_the_secret_with_it(
@@ -131,6 +165,10 @@ def test_forgotten_credentials_are_gone_whatever_they_were(
     secrets.put("acme", "connectwise", {"key": SECRET})
     assert secrets.forget("acme") == ["connectwise", "salesforce"]
     assert secrets.forget("acme") == []
+    store(name, "{}")
+    shared.client("secretsmanager").delete_secret(SecretId=name)
+    assert secrets.forget("acme") == [], "it is being deleted already"
+    assert secrets.remains("acme") == []
     store(name, SECRET)
     assert secrets.forget("acme") == ["*"]
 

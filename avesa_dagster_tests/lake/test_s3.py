@@ -234,6 +234,37 @@ def test_pruning_leaves_no_version_of_a_tenant_and_every_one_of_others(lake: S3O
     assert (lake.stat("ab/x"), said.get("DeleteMarkers", [])) == (other, [])
 
 
+@pytest.mark.parametrize("codes", [["InternalError", "SlowDown"], ["AccessDenied"]])
+def test_what_s3_says_of_single_keys_is_heard(
+    lake: S3Objects, monkeypatch: pytest.MonkeyPatch, codes: list[str]
+) -> None:
+    """The answer as a whole is a success, which boto3 does not ask for again."""
+    for number in range(4):
+        lake.put(f"a/{number}", b"x")
+    busy = list(codes)
+
+    def hook(parsed: dict[str, Any], **_: object) -> None:
+        if busy:
+            first = asked[-1][0]
+            parsed["Errors"] = [{**first, "Code": busy.pop(0)}]
+
+    asked: list[list[dict[str, str]]] = []
+
+    def note(params: dict[str, Any], **_: object) -> None:
+        asked.append(params["Delete"]["Objects"])
+
+    events = lake._bucket._s3.meta.events
+    events.register("provide-client-params.s3.DeleteObjects", note)
+    events.register("after-call.s3.DeleteObjects", hook)
+    monkeypatch.setattr("avesa_dagster.lake.bucket.time.sleep", lambda seconds: None)
+    if "AccessDenied" in codes:
+        with pytest.raises(StoreError, match=r"keeps a version of a/0: AccessDenied"):
+            lake.prune("a")
+        return
+    assert lake.prune("a") == 4
+    assert [len(keys) for keys in asked] == [4, 1, 1]
+
+
 def test_a_bucket_that_keeps_no_versions_is_refused(aws: Any) -> None:
     s3 = client("s3")
     s3.create_bucket(
