@@ -27,6 +27,7 @@ _PSEUDO = {
     "AWS::AccountId": ACCOUNT,
     "AWS::Region": REGION,
     "AWS::Partition": "aws",
+    "AWS::StackId": f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/avesa-dev/0",
     "AWS::NoValue": None,
     "AWS::StackName": "avesa",
 }
@@ -110,6 +111,16 @@ class Stack:
         attached = [self.properties(name) for name in said.get("ManagedPolicyArns", ())]
         return [policy["PolicyDocument"] for policy in (*said.get("Policies", ()), *attached)]
 
+    def refusals(self) -> list[str]:
+        """What CloudFormation says of the parameters before it begins."""
+        return [
+            one["AssertDescription"]
+            for rule in self._written["Rules"].values()
+            if self._value(rule["RuleCondition"])
+            for one in rule["Assertions"]
+            if not self._value(one["Assert"])
+        ]
+
     def container(self, task: str, name: str) -> dict[str, Any]:
         containers = self.properties(task)["ContainerDefinitions"]
         found: dict[str, Any] = next(one for one in containers if one["Name"] == name)
@@ -163,6 +174,10 @@ class Stack:
 
     def _not(self, argument: list[Any]) -> bool:
         return not self._value(argument[0])
+
+    def _contains(self, argument: list[Any]) -> bool:
+        every, one = map(self._value, argument)
+        return one in (every if isinstance(every, list) else every.split(","))
 
     def _findinmap(self, argument: list[Any]) -> Any:
         name, first, second = map(self._value, argument)

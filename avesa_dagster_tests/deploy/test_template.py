@@ -194,6 +194,24 @@ def test_a_network_that_exists_is_taken_as_it_is() -> None:
         assert network["Subnets"] == "subnet-1,subnet-2"
 
 
+@pytest.mark.parametrize(
+    ("parameters", "refusals"),
+    [
+        ({}, 0),
+        (OTHER_NETWORK, 0),
+        ({"VpcId": "vpc-1"}, 1),
+        ({"RunCpu": "4096"}, 1),
+        ({"RunCpu": "4096", "RunMemory": "16384"}, 0),
+        ({"RunCpu": "512", "RunMemory": "8192"}, 1),
+        ({"RunCpu": "2048", "RunMemory": "2048"}, 1),
+    ],
+)
+def test_what_cannot_be_deployed_is_refused_first(
+    parameters: dict[str, str], refusals: int
+) -> None:
+    assert len(Stack(**parameters).refusals()) == refusals
+
+
 def test_https_if_there_is_a_certificate() -> None:
     listener = Stack(CertificateArn="arn:aws:acm:us-east-2:1:certificate/x").properties("Listener")
     assert (listener["Port"], listener["Protocol"]) == (443, "HTTPS")
