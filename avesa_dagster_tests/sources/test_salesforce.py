@@ -289,7 +289,7 @@ def stored(bench: SalesforceBench) -> str:
     return bench.installation.secrets.get(TENANT, SERVICE)["refresh_token"]
 
 
-def test_a_replaced_refresh_token_is_stored_by_the_connection_and_by_each_login(
+def test_a_replaced_refresh_token_is_stored_with_its_session_which_all_share(
     new: NewBench, org: Simulator
 ) -> None:
     bench = new(connect=False)
@@ -301,11 +301,28 @@ def test_a_replaced_refresh_token_is_stored_by_the_connection_and_by_each_login(
         assert first != given["refresh_token"]  # the probe used it up
         source = bench.open()
         assert source.count("case", EVER) > 100
-        second = stored(bench)
-        assert second != first
+        assert stored(bench) == first, "the probe's session serves"
         bench.control("expire")
         assert source.count("case", EVER) > 100
-        assert stored(bench) not in (first, second)
+        second = stored(bench)
+        assert second != first
+        other = bench.open()  # as in another process
+        assert other.count("case", EVER) > 100
+        assert stored(bench) == second
+        bench.control("expire")
+        assert other.count("case", EVER) > 100
+        third = stored(bench)
+        assert third not in (first, second)
+        assert source.count("case", EVER) > 100, "refused, it goes on with the other's session"
+        assert stored(bench) == third
+        held = bench.installation.secrets.get(TENANT, SERVICE)
+        old = json.dumps(json.loads(held["session"]) | {"until": "2026-01-01T00:00:00+00:00"})
+        bench.installation.secrets.put(TENANT, SERVICE, held | {"session": old})
+        assert bench.open().count("case", EVER) > 100
+        assert stored(bench) != third, "a session that is too old is not used"
+        held = bench.installation.secrets.get(TENANT, SERVICE)
+        bench.installation.secrets.put(TENANT, SERVICE, held | {"session": "spoilt"})
+        assert bench.open().count("case", EVER) > 100
     finally:
         bench.control("rotation", on=False)
 
@@ -348,6 +365,7 @@ def test_a_refresh_token_that_cannot_be_stored_is_not_forgotten(
     try:
         given = bench.credentials("refresh_token")
         bench.installation.connect(TENANT, SERVICE, given, requests_per_minute=10_000_000)
+        bench.control("expire")
         source = bench.open()
 
         def full(*arguments: object) -> None:

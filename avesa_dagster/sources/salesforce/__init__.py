@@ -8,6 +8,7 @@ from avesa_dagster.catalog.models import Service
 from avesa_dagster.errors import Where
 from avesa_dagster.sources.base import Cancelled, Clock, Source
 from avesa_dagster.sources.http import Allowance, Http, Retrying
+from avesa_dagster.sources.refreshing import SESSION
 from avesa_dagster.sources.rotation import Rotating
 from avesa_dagster.sources.salesforce.credentials import Credentials
 from avesa_dagster.sources.salesforce.objects import Objects
@@ -15,7 +16,7 @@ from avesa_dagster.sources.salesforce.source import Salesforce
 from avesa_dagster.sources.salesforce.speech import Speech
 from avesa_dagster.sources.vault import Vault
 
-FIELDS = tuple(Credentials.model_fields)
+FIELDS = tuple(name for name in Credentials.model_fields if name != SESSION)
 """Names of the credentials' fields, in the order in which a person is asked."""
 
 

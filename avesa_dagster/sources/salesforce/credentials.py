@@ -73,6 +73,7 @@ class Credentials(ServiceCredentials):
         private_key: PEM of the RSA key whose certificate the app has.
         security_token: What is appended to the password from an unknown network.
         audience: Overrides whom a JWT is for: the production's or the sandboxes' login.
+        session: The access token that a process had last, stored by `refreshing`.
         grant: Overrides what the fields that are given say.
     """
 
@@ -80,6 +81,7 @@ class Credentials(ServiceCredentials):
     client_id: _Text = None
     client_secret: _Secret = None
     refresh_token: _Secret = None
+    session: _Secret = None
     username: _Text = None
     private_key: Annotated[_Secret, AfterValidator(_key)] = None
     password: _Secret = None
@@ -145,7 +147,8 @@ class Credentials(ServiceCredentials):
     def secrets(self) -> tuple[str, ...]:
         """Every text that must never be shown."""
         names = (
-            "client_secret", "refresh_token", "private_key", "password", "security_token",
+            "client_secret", "refresh_token", "session", "private_key", "password",
+            "security_token",
         )  # fmt: skip
         return tuple(shown(getattr(self, name)) for name in names if getattr(self, name))
 

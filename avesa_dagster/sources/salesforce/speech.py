@@ -20,7 +20,7 @@ from avesa_dagster.errors import (
 from avesa_dagster.sources.base import Clock
 from avesa_dagster.sources.http import Answer, Call, Dialect, Http
 from avesa_dagster.sources.oauth import Token, Tokens, header
-from avesa_dagster.sources.refreshing import RefreshTokens
+from avesa_dagster.sources.refreshing import RefreshTokens, Shared
 from avesa_dagster.sources.salesforce import login
 from avesa_dagster.sources.salesforce.allowance import DailyAllowance
 from avesa_dagster.sources.salesforce.credentials import Credentials, Grant, shown
@@ -193,8 +193,13 @@ class Speech(Dialect):
         if self._credentials.way() is not Grant.REFRESH_TOKEN:
             return self._exchange(http)
         with self._refresh.exclusive():
-            self._credentials = Credentials.parse(self._refresh.stored(), self._where)
-            return self._exchange(http)
+            stored = self._refresh.stored()
+            self._credentials = Credentials.parse(stored, self._where)
+            shared = self._refresh.session(stored)
+            if shared is None:
+                return self._exchange(http)
+            self._instance = shared.address or self._credentials.instance_url
+            return shared.token
 
     def _exchange(self, http: Http) -> Token:
         now = self._clock()
@@ -205,7 +210,8 @@ class Speech(Dialect):
         said = http.ask(call, lambda answer: login.session(credentials, answer))
         self._instance = said.instance
         if said.refresh_token and credentials.way() is Grant.REFRESH_TOKEN:
-            self._refresh.keep(shown(credentials.refresh_token), said.refresh_token)
+            shared = Shared(Token(said.access), said.instance)
+            self._refresh.keep(shown(credentials.refresh_token), said.refresh_token, shared)
         return Token(said.access)
 
 

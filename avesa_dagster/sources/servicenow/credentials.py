@@ -33,6 +33,7 @@ class Credentials(ServiceCredentials):
 
     Attributes:
         instance_url: `https://yourcompany.service-now.com`.
+        session: The access token that a process had last, stored by `refreshing`.
         grant: Overrides what the fields that are given say.
     """
 
@@ -42,6 +43,7 @@ class Credentials(ServiceCredentials):
     client_id: str | None = None
     client_secret: SecretStr | None = None
     refresh_token: SecretStr | None = None
+    session: SecretStr | None = None
     grant: Grant | None = None
 
     @classmethod
@@ -104,7 +106,7 @@ class Credentials(ServiceCredentials):
 
     def secrets(self) -> tuple[str, ...]:
         """Every text that must never be shown."""
-        held = (self.password, self.client_secret, self.refresh_token)
+        held = (self.password, self.client_secret, self.refresh_token, self.session)
         pair = (self._pair(),) if self.password else ()
         return (*pair, *(shown(secret) for secret in held if secret))
 

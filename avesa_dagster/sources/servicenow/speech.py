@@ -18,7 +18,7 @@ from avesa_dagster.errors import (
 from avesa_dagster.sources.http import Answer, Call, Dialect, Http
 from avesa_dagster.sources.oauth import Token, Tokens, form, header
 from avesa_dagster.sources.records import InvalidPage, parsed
-from avesa_dagster.sources.refreshing import RefreshTokens
+from avesa_dagster.sources.refreshing import RefreshTokens, Shared
 from avesa_dagster.sources.servicenow.credentials import Credentials, Grant, shown
 from avesa_dagster.sources.vault import Vault
 
@@ -119,8 +119,10 @@ class Speech(Dialect):
         if self._credentials.way() is not Grant.REFRESH_TOKEN:
             return self._exchange(http)
         with self._refresh.exclusive():
-            self._take_stored()
-            return self._exchange(http)
+            stored = self._refresh.stored()
+            self._take(stored)
+            shared = self._refresh.session(stored)
+            return self._exchange(http) if shared is None else shared.token
 
     def _exchange(self, http: Http) -> Token:
         """A token; a refresh token that comes with it is the next one."""
@@ -128,11 +130,11 @@ class Speech(Dialect):
         call = form(f"{credentials.instance_url}{_TOKENS}", credentials.form())
         token, fresh = http.ask(call, _granted)
         if fresh and credentials.way() is Grant.REFRESH_TOKEN:
-            self._refresh.keep(shown(credentials.refresh_token), fresh)
+            self._refresh.keep(shown(credentials.refresh_token), fresh, Shared(token))
         return token
 
-    def _take_stored(self) -> None:
-        stored = Credentials.parse(self._refresh.stored(), self._where)
+    def _take(self, values: Mapping[str, object]) -> None:
+        stored = Credentials.parse(values, self._where)
         # Whoever connected again in another way does not change what is under way.
         if stored.way() is Grant.REFRESH_TOKEN:
             self._credentials = stored
