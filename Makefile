@@ -29,7 +29,8 @@ bench: $(STAMP)  ## measures, side by side
 soak: $(STAMP)   ## thousands of hostile scripts, hundreds of kills, a million rows, 30 tenants, all again on AWS
 	$(BIN)/pytest -n 2 --dist loadgroup -q -m thorough --timeout 1800
 	AVESA_HOSTILE_SCRIPTS=3000 AVESA_KILLS=300 $(BIN)/pytest -n 2 -q --timeout 7200 \
-		avesa_dagster_tests/extract/test_hostile_scripts.py avesa_dagster_tests/extract/test_kill.py
+		avesa_dagster_tests/extract/test_hostile_scripts.py avesa_dagster_tests/extract/test_kill.py \
+		avesa_dagster_tests/defs/test_killed_runs.py
 	AVESA_CONFORMANCE=all AVESA_CONFORMANCE_SCRIPTS=300 AVESA_CONFORMANCE_KILLS=60 \
 		AVESA_CONFORMANCE_ROWS=1000000 $(BIN)/pytest -n 2 -q --timeout 7200 avesa_dagster_tests/conformance
 	AVESA_CONFORMANCE_PROFILE=aws AVESA_CONFORMANCE_LOSSY=1 $(BIN)/pytest -n 2 -q --timeout 7200 \

@@ -25,15 +25,21 @@ THOROUGH = re.compile(
     r"|migration/test_moving.*went_on_after_a_kill"
     r"|sandbox/.*test_size"
     r"|defs/test_erase_postgres.*killed_at_any"
-    r"|outside/.*(connected_backfilled|broken_does_not_conform.*(hidden|local))"
+    r"|outside/.*(connected_backfilled|broken_does_not_conform.*(hidden|local|unpaid))"
     r"|defs/test_command_line.*does_not_exist.*(2019|2999)"
     r"|sources/test_budget.*real_processes"
 )
 """What takes long and says little that the rest does not say: `make soak` runs it."""
 
 
+_TOGETHER = re.compile(r"defs/(test_erase(?:_postgres)?)\.py")
+"""Modules whose homes take long to build: one worker builds each."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if module := _TOGETHER.search(item.nodeid):
+            item.add_marker(pytest.mark.xdist_group(module[1]))
         if THOROUGH.search(item.nodeid):
             item.add_marker(pytest.mark.thorough)
 
