@@ -22,6 +22,7 @@ THOROUGH = re.compile(
     r"|control/.*(process|follows_the_rule|sequence|whatever_happens).*\[dynamodb"
     r"|sources/test_budget.*killed.*\[dynamodb"
     r"|conformance/test_declared.*(fault|script|every_page|zone|drift|segments)"
+    r"|conformance/.*every_page.*is-stopped"
     r"|migration/test_moving.*went_on_after_a_kill"
     r"|sandbox/.*test_size"
     r"|defs/test_erase_postgres.*killed_at_any"

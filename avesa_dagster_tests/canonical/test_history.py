@@ -57,7 +57,7 @@ def told(record: str, life: list[int]) -> list[tuple[Seen, int, int]]:
 
 
 @settings(
-    max_examples=25,
+    max_examples=45,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],

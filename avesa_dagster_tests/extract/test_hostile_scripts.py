@@ -1,6 +1,6 @@
 """Whatever the hostility: the exact truth, or a failure that says where; never a quiet loss.
 
-AVESA_HOSTILE_SCRIPTS says how many scripts (default 30), AVESA_HOSTILE_FIRST the first one's seed.
+AVESA_HOSTILE_SCRIPTS says how many scripts (default 20), AVESA_HOSTILE_FIRST the first one's seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .support import (
     small_segments,
 )
 
-SCRIPTS = int(os.environ.get("AVESA_HOSTILE_SCRIPTS", "30"))
+SCRIPTS = int(os.environ.get("AVESA_HOSTILE_SCRIPTS", "20"))
 FIRST = int(os.environ.get("AVESA_HOSTILE_FIRST", "0"))
 ITEMS = 10
 _WINDOWED, _MASTER = ("tickets", "time_entries"), ("companies", "contacts")
