@@ -129,10 +129,14 @@ class DagsterUI:
 
     def cancel_backfill(self) -> None:
         """On a backfill's page: the menu, Cancel, and whatever asks once more."""
-        self.page.get_by_role("button").locator("visible=true").last.click()
-        self.page.get_by_text(re.compile("cancel", re.IGNORECASE)).locator(
-            "visible=true"
-        ).first.click()
+        cancel = self.page.get_by_text(re.compile("cancel", re.IGNORECASE)).locator("visible=true")
+        for _ in range(10):  # the page draws itself anew now and then, which closes the menu
+            self.page.get_by_role("button").locator("visible=true").last.click()
+            self.page.wait_for_timeout(1000)
+            if cancel.count():
+                break
+            self.page.keyboard.press("Escape")
+        cancel.first.click()
         self.page.wait_for_timeout(800)
         self.picture("cancelling")
         dialog = self.page.get_by_role("dialog")

@@ -221,7 +221,7 @@ def test_an_asset_shows_its_coverage_and_its_checks(stage: Stage) -> None:
 
 def test_cancelling_a_jobs_backfill_on_its_page_cancels_the_job(stage: Stage) -> None:
     ui = stage.ui
-    stage.simulator.control("latency", latency_ms=1500)
+    stage.simulator.control("latency", latency_ms=4000)
     asked = stage.avesa("backfill", "acme", "connectwise", "--chunk-size-days", "3", "--json")
     assert asked.returncode == 0, asked.stderr
     job = json.loads(asked.stdout)["job_id"]
